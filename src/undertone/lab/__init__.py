@@ -1,0 +1,1 @@
+"""The lab: corpora, protocols, training, evaluation and export of models (extra ``lab``)."""
