@@ -1,0 +1,304 @@
+"""Splits: which utterance is for training, which for development, which for the test.
+
+``build_split`` is a pure function of the protocol, the fold and the utterances: no chance that a seed could change,
+and the order of the list does not matter. Random protocols shuffle with a fixed seed.
+
+What a speaker-disjoint protocol promises
+-----------------------------------------
+For each pair of train, dev and test: no speaker, no clip with the same audio (where ``digests`` are given), no clip
+and augmented copy of it on the two sides. Where two parts would share a clip, test keeps it, then dev; the others
+lose it, and ``Split.notes`` says how many. Augmented copies are for training: dev and test hold original clips only.
+A speaker that no fold of the list names stops the split, because nobody can say on which side it belongs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Protocol as Interface
+
+import numpy as np
+
+from undertone.lab.evaluation.protocols import (
+    FOLDS,
+    PROTOCOLS,
+    SHIPPED,
+    Protocol,
+    ProtocolError,
+    get_protocol,
+    list_test_speakers,
+)
+
+SHUFFLE_SEED = 0  # random protocols: one fixed shuffle, so that two systems meet the same test rows
+
+
+class UtteranceLike(Interface):
+    """What a split reads of an utterance (``undertone.lab.corpora.Utterance`` has it all)."""
+
+    @property
+    def utterance_id(self) -> str: ...  # noqa: D102
+    @property
+    def corpus(self) -> str: ...  # noqa: D102
+    @property
+    def speaker_id(self) -> str: ...  # noqa: D102
+    @property
+    def sex(self) -> str: ...  # noqa: D102
+    @property
+    def emotion(self) -> str: ...  # noqa: D102
+    @property
+    def sentence_id(self) -> str: ...  # noqa: D102
+    @property
+    def source_id(self) -> str | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices into a list of utterances: ``train``, ``dev`` and ``test``, each sorted int64, none in two parts.
+
+    ``notes`` are sentences for the report: what was left out and why.
+    """
+
+    protocol: str
+    fold: int
+    classes: tuple[str, ...]
+    train: np.ndarray
+    dev: np.ndarray
+    test: np.ndarray
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The three parts by name, in the order train, dev, test."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+
+def build_split(
+    protocol: str,
+    utterances: Sequence[UtteranceLike],
+    fold: int,
+    *,
+    extra_train: Sequence[str] = (),
+    digests: Sequence[str] | None = None,
+) -> Split:
+    """One fold of a protocol as indices into ``utterances``.
+
+    Utterances of other corpora, or whose emotion is not among the protocol's classes, are in no part.
+
+    Parameters
+    ----------
+    protocol
+        Name of a protocol (``PROTOCOLS``).
+    utterances
+        All that is on disk, problems already excluded; any order. Rows with a ``source_id`` are augmented copies.
+    fold
+        0 to ``n_folds - 1``.
+    extra_train
+        Further corpora whose utterances are added to train; never to dev or test.
+    digests
+        Hash of each utterance's audio, in the order of ``utterances``. With it, a speaker-disjoint split also keeps
+        equal audio under different names apart.
+
+    Raises
+    ------
+    ProtocolError
+        If the protocol or fold does not exist, a corpus is missing, a speaker is unknown, a part would be empty, or
+        a class would have no training clip. The message says what to do.
+    """
+    found = get_protocol(protocol)
+    tested = list_test_speakers(found, fold)
+    _check_arguments(found, utterances, tested, extra_train, digests)
+    own = _select(utterances, found.corpora, found.classes)
+    extra = _select(utterances, tuple(extra_train), found.classes)
+    if found.speaker_disjoint:
+        parts, notes = _divide_by_speaker(found, fold, utterances, own, extra, tested, digests)
+    else:
+        parts, notes = _divide_by_chance(found, utterances, own, extra)
+    split = Split(found.name, fold, found.classes, *(np.array(part, dtype=np.int64) for part in parts), notes)
+    _check_parts(found, split, utterances)
+    return split
+
+
+def build_final_split(utterances: Sequence[UtteranceLike], *, digests: Sequence[str] | None = None) -> Split:
+    """The split of a model that is shipped: everything is train, but for two RAVDESS and six CREMA-D dev speakers.
+
+    ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data.
+
+    Raises
+    ------
+    ProtocolError
+        As ``build_split``.
+    """
+    return build_split(SHIPPED.name, utterances, 0, digests=digests)
+
+
+def list_folds(protocol: str, utterances: Sequence[UtteranceLike]) -> list[int]:
+    """Folds of a protocol whose tested speakers are on disk, at least one of them.
+
+    ``leave-one-corpus-out`` has one fold for each of five corpora: those not loaded are not in the list.
+    """
+    found = get_protocol(protocol)
+    if not found.speaker_disjoint:
+        return list(range(found.n_folds))
+    present = {utterance.speaker_id for utterance in utterances}
+    tested = [sum(list_test_speakers(found, fold).values(), ()) for fold in range(found.n_folds)]
+    return [fold for fold, speakers in enumerate(tested) if present.intersection(speakers)]
+
+
+def find_roots(utterances: Sequence[UtteranceLike]) -> list[str]:
+    """For each utterance the id of the original clip: its own, or that of the clip it was made from.
+
+    Copies of copies lead back to the first original. Two rows with one root are the same recording.
+    """
+    source_of = {
+        u.utterance_id: u.source_id for u in utterances if u.source_id and u.source_id != u.utterance_id
+    }
+    return [_follow(utterance.source_id or utterance.utterance_id, source_of) for utterance in utterances]
+
+
+def _follow(clip: str, source_of: dict[str, str]) -> str:
+    trail = [clip]
+    while (source := source_of.get(trail[-1])) is not None:
+        if source in trail:  # copies that name each other: one recording all the same
+            return min(trail[trail.index(source) :])
+        trail.append(source)
+    return trail[-1]
+
+
+def _select(
+    utterances: Sequence[UtteranceLike], corpora: tuple[str, ...], classes: tuple[str, ...]
+) -> list[int]:
+    return [
+        i
+        for i, utterance in enumerate(utterances)
+        if utterance.corpus in corpora and utterance.emotion in classes
+    ]
+
+
+def _check_arguments(
+    protocol: Protocol,
+    utterances: Sequence[UtteranceLike],
+    tested: dict[str, tuple[str, ...]],
+    extra_train: Sequence[str],
+    digests: Sequence[str] | None,
+) -> None:
+    present = {utterance.corpus for utterance in utterances}
+    if already := sorted(set(extra_train) & set(protocol.corpora)):
+        raise ProtocolError(
+            f"{protocol.name} already uses {', '.join(already)}; leave it out of the extra training data"
+        )
+    needed = tested if protocol.optional_corpora else protocol.corpora
+    if missing := [corpus for corpus in (*needed, *extra_train) if corpus not in present]:
+        raise ProtocolError(
+            f"{protocol.name} needs {', '.join(missing)}, which is not among the loaded corpora"
+        )
+    if digests is not None and len(digests) != len(utterances):
+        raise ProtocolError(f"expected one digest per utterance, got {len(digests)} for {len(utterances)}")
+    if protocol.speaker_disjoint:
+        _check_speakers(protocol, utterances)
+
+
+def _check_speakers(protocol: Protocol, utterances: Sequence[UtteranceLike]) -> None:
+    listed = {speaker for corpus in protocol.corpora for fold in FOLDS[corpus] for speaker in fold}
+    on_disk = {utterance.speaker_id for utterance in utterances if utterance.corpus in protocol.corpora}
+    if unknown := sorted(on_disk - listed):
+        raise ProtocolError(
+            f"{protocol.name} has no fold for {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}; "
+            "are these clips of another corpus? Remove them, or correct their speaker"
+        )
+
+
+def _divide_by_speaker(
+    protocol: Protocol,
+    fold: int,
+    utterances: Sequence[UtteranceLike],
+    own: list[int],
+    extra: list[int],
+    tested: dict[str, tuple[str, ...]],
+    digests: Sequence[str] | None,
+) -> tuple[tuple[list[int], list[int], list[int]], tuple[str, ...]]:
+    test_speakers = {speaker for speakers in tested.values() for speaker in speakers}
+    dev_speakers = _choose_dev_speakers(protocol, fold, [utterances[i] for i in own], test_speakers)
+    test = [i for i in own if utterances[i].speaker_id in test_speakers and utterances[i].source_id is None]
+    dev = [i for i in own if utterances[i].speaker_id in dev_speakers and utterances[i].source_id is None]
+    held_out = test_speakers | dev_speakers
+    train = [i for i in sorted(own + extra) if utterances[i].speaker_id not in held_out]
+
+    roots = find_roots(utterances)
+    clean_dev = _without_clips_of(dev, test, roots, digests)
+    clean_train = _without_clips_of(train, test + dev, roots, digests)
+    notes = [
+        f"{n} {part} {'row was' if n == 1 else 'rows were'} left out: the same recording is among the held-out clips"
+        for part, n in (("dev", len(dev) - len(clean_dev)), ("train", len(train) - len(clean_train)))
+        if n
+    ]
+    if not protocol.dev:
+        notes.append(
+            "there is no dev part: no speaker could be spared; the last epoch and temperature 1 stand"
+        )
+    return (clean_train, clean_dev, test), tuple(notes)
+
+
+def _choose_dev_speakers(
+    protocol: Protocol, fold: int, own: list[UtteranceLike], test_speakers: set[str]
+) -> set[str]:
+    sex_of = {utterance.speaker_id: utterance.sex for utterance in own}
+    chosen: set[str] = set()
+    for corpus, (n_women, n_men) in protocol.dev.items():
+        folds = FOLDS[corpus]
+        walk = [speaker for step in range(1, len(folds) + 1) for speaker in folds[(fold + step) % len(folds)]]
+        free = [speaker for speaker in walk if speaker in sex_of and speaker not in test_speakers]
+        chosen.update([speaker for speaker in free if sex_of[speaker] == "female"][:n_women])
+        chosen.update([speaker for speaker in free if sex_of[speaker] == "male"][:n_men])
+    return chosen
+
+
+def _without_clips_of(
+    rows: list[int], kept: list[int], roots: list[str], digests: Sequence[str] | None
+) -> list[int]:
+    kept_roots = {roots[i] for i in kept}
+    kept_digests = set() if digests is None else {digests[i] for i in kept}
+    return [
+        i for i in rows if roots[i] not in kept_roots and (digests is None or digests[i] not in kept_digests)
+    ]
+
+
+def _divide_by_chance(
+    protocol: Protocol, utterances: Sequence[UtteranceLike], own: list[int], extra: list[int]
+) -> tuple[tuple[list[int], list[int], list[int]], tuple[str, ...]]:
+    in_order = sorted(own, key=lambda i: (utterances[i].utterance_id, i))
+    shuffled = [in_order[i] for i in np.random.default_rng(SHUFFLE_SEED).permutation(len(in_order))]
+    n_test = ceil(len(shuffled) * protocol.test_fraction)  # rounded up, as scikit-learn does
+    n_dev = ceil((len(shuffled) - n_test) * protocol.dev_fraction)
+    test, dev, train = shuffled[:n_test], shuffled[n_test : n_test + n_dev], shuffled[n_test + n_dev :]
+    return (sorted(train + extra), sorted(dev), sorted(test)), ()
+
+
+def _check_parts(protocol: Protocol, split: Split, utterances: Sequence[UtteranceLike]) -> None:
+    wanted = {
+        "train": True,
+        "dev": bool(protocol.dev) or not protocol.speaker_disjoint,
+        "test": protocol is not SHIPPED,
+    }
+    for name, part in split.parts.items():
+        if wanted[name] and not part.size:
+            raise ProtocolError(
+                f"the {name} part of {protocol.name}, fold {split.fold}, would be empty: "
+                "none of its speakers' clips is on disk; complete the corpus or choose another fold"
+            )
+    trained = {utterances[i].emotion for i in split.train}
+    if untrained := [emotion for emotion in protocol.classes if emotion not in trained]:
+        raise ProtocolError(
+            f"{protocol.name}, fold {split.fold}, has no training clip of {', '.join(untrained)}; complete the corpus"
+        )
+
+
+__all__ = [
+    "PROTOCOLS",
+    "Protocol",
+    "ProtocolError",
+    "Split",
+    "UtteranceLike",
+    "build_final_split",
+    "build_split",
+    "find_roots",
+    "list_folds",
+]
