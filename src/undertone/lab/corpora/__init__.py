@@ -1,7 +1,7 @@
 """The five corpora: what is published about them, and their clips as utterances.
 
-``load(root)`` reads what lies below a data root with one folder per corpus (``RAVDESS``, ``CREMA-D``, ``TESS``,
-``SAVEE``, ``EMO-DB``); ``CORPORA`` describes each and reads a folder of one.
+``load(root)`` reads what lies below a data root with one folder per corpus (``RAVDESS``, ``CREMA-D``,
+``TESS``, ``SAVEE``, ``EMO-DB``); ``CORPORA`` describes each and reads a folder of one.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def get_corpus(name: str) -> Corpus:
 
 
 def load(root: Path | str, corpora: Sequence[str] | None = None) -> list[Utterance]:
-    """Read every clip of the corpora below ``root``, corpus by corpus in the order of ``CORPORA``, sorted by name.
+    """Every clip of the corpora below ``root``: corpus by corpus in the order of ``CORPORA``, sorted by name.
 
     Parameters
     ----------

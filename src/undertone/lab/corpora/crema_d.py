@@ -4,16 +4,19 @@ Cao et al. (2014), https://doi.org/10.1109/TAFFC.2014.2336244. Open Database Lic
 Source: https://github.com/CheyneyComputerScience/CREMA-D (git LFS).
 
 A file name has four fields, ``1001_DFA_ANG_XX.wav``: actor, sentence, emotion, intensity (LO, MD, HI; XX =
-unspecified: only sentence IEO was spoken at three intensities). 20 combinations were never published. Sex and age
-of the actors are ``VideoDemographics.csv`` of the same source. ``summaryTable.csv``, where it lies in the folder, says
-which emotion the listeners heard from the voice alone; a tie such as ``A:H`` names more than one.
+unspecified: only sentence IEO was spoken at three intensities). 20 combinations were never published. Sex
+and age of the actors are ``VideoDemographics.csv`` of the same source. ``summaryTable.csv``, where it lies
+in the folder, says which emotion the listeners heard from the voice alone; a tie such as ``A:H`` names more
+than one.
 
-Known defects: ``1076_MTI_SAD_XX`` is silent, and three pairs of clips with different labels are the same recording
-(see ``duplicates.py``).
+Known defects: ``1076_MTI_SAD_XX`` is silent, and three pairs of clips with different labels are the same
+recording (see ``duplicates.py``).
 """
 
 import csv
 import re
+from collections import Counter
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -73,12 +76,8 @@ def parse(folder: Path) -> list[Utterance]:
         If there are no clips, or ``summaryTable.csv`` lies in the folder and cannot be read.
     """
     votes = _load_votes(folder)
-    return parse_clips(
-        folder,
-        find_clips(folder),
-        lambda path: _parse_name(path, votes),
-        example="AudioWAV/1001_DFA_ANG_XX.wav",
-    )
+    parse_name = partial(_parse_name, votes=votes)
+    return parse_clips(folder, find_clips(folder), parse_name, example="AudioWAV/1001_DFA_ANG_XX.wav")
 
 
 def _parse_name(path: Path, votes: dict[str, tuple[tuple[str, ...], float]]) -> Utterance | None:
@@ -114,7 +113,8 @@ def _load_votes(folder: Path) -> dict[str, tuple[tuple[str, ...], float]]:
             return {row["FileName"]: _parse_vote(row) for row in csv.DictReader(file)}
     except (KeyError, ValueError, AttributeError) as error:
         raise CorpusError(
-            f"{tables[0]} is not CREMA-D's summaryTable.csv ({error!r}); download it again, or remove it to go without"
+            f"{tables[0]} is not CREMA-D's summaryTable.csv ({error!r}); download it again, or remove "
+            f"it to go without"
         ) from error
 
 
@@ -133,15 +133,6 @@ def official_names() -> frozenset[str]:
     ) - frozenset(_MISSING_CLIPS)
 
 
-def _count_names(part: int) -> dict[str, int]:
-    """Count the official clips per value of the given field of the name."""
-    counts: dict[str, int] = {}
-    for name in sorted(official_names()):
-        key = name.split("_")[part]
-        counts[key] = counts.get(key, 0) + 1
-    return counts
-
-
 CORPUS = Corpus(
     name="crema-d",
     folder="CREMA-D",
@@ -150,14 +141,15 @@ CORPUS = Corpus(
     licence_url="https://opendatacommons.org/licenses/odbl/1-0/",
     non_commercial=False,
     citation=(
-        "Cao, H., Cooper, D. G., Keutmann, M. K., Gur, R. C., Nenkova, A., & Verma, R. (2014). CREMA-D: Crowd-sourced "
+        "Cao, H., Cooper, D. G., Keutmann, M. K., Gur, R. C., Nenkova, A., & Verma, R. (2014). "
+        "CREMA-D: Crowd-sourced "
         "Emotional Multimodal Actors Dataset. IEEE Transactions on Affective Computing 5(4), 377-390. "
         "https://doi.org/10.1109/TAFFC.2014.2336244"
     ),
     source_url="https://github.com/CheyneyComputerScience/CREMA-D",
     n_speakers=91,
     emotion_counts={emotion: 1_087 if emotion == "neutral" else 1_271 for emotion in EMOTIONS.values()},
-    speaker_counts={f"crema-d/{actor}": count for actor, count in _count_names(0).items()},
+    speaker_counts=dict(sorted(Counter(f"crema-d/{name[:4]}" for name in official_names()).items())),
     parse=parse,
     official_names=official_names,
 )

@@ -3,9 +3,10 @@
 Burkhardt et al. (2005), https://doi.org/10.21437/Interspeech.2005-446. Free to use.
 Source: http://emodb.bilderbar.info.
 
-A file name has four fields without separators, ``03a01Fa.wav``: speaker, sentence, the emotion's German initial,
-version. Versions are the takes kept from a recording session: the letters count them, with gaps. The clips are the
-takes that at least 80 % of listeners recognised, so names follow no grid and only counts can be checked.
+A file name has four fields without separators, ``03a01Fa.wav``: speaker, sentence, the emotion's German
+initial, version. Versions are the takes kept from a recording session: the letters count them, with gaps.
+The clips are the takes that at least 80 % of listeners recognised, so names follow no grid and only counts
+can be checked.
 """
 
 import re
@@ -70,7 +71,8 @@ CORPUS = Corpus(
     licence_url="http://emodb.bilderbar.info",
     non_commercial=False,
     citation=(
-        "Burkhardt, F., Paeschke, A., Rolfes, M., Sendlmeier, W., & Weiss, B. (2005). A database of German emotional "
+        "Burkhardt, F., Paeschke, A., Rolfes, M., Sendlmeier, W., & Weiss, B. (2005). A database "
+        "of German emotional "
         "speech. Interspeech 2005, 1517-1520. https://doi.org/10.21437/Interspeech.2005-446"
     ),
     source_url="http://emodb.bilderbar.info",

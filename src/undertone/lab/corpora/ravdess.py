@@ -3,10 +3,11 @@
 Livingstone & Russo (2018), https://doi.org/10.1371/journal.pone.0196391. CC BY-NC-SA 4.0.
 Source: https://zenodo.org/records/1188976, ``Audio_Speech_Actors_01-24.zip``.
 
-A file name has seven two-digit fields, ``03-01-06-01-02-01-12.wav``: modality (03 = audio only), vocal channel
-(01 = speech), emotion, intensity, statement, repetition, actor (even = female). Song and video clips are left out.
-Neutral has one intensity, so 96 clips; the other seven emotions have 192 each. Many mirrors ship a second copy of
-every clip in folders by emotion: where there are ``Actor_NN`` folders, only these are read.
+A file name has seven two-digit fields, ``03-01-06-01-02-01-12.wav``: modality (03 = audio only), vocal
+channel (01 = speech), emotion, intensity, statement, repetition, actor (even = female). Song and video
+clips are left out. Neutral has one intensity, so 96 clips; the other seven emotions have 192 each. Many
+mirrors ship a second copy of every clip in folders by emotion: where there are ``Actor_NN`` folders, only
+these are read.
 """
 
 import re
@@ -70,7 +71,8 @@ CORPUS = Corpus(
     licence_url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
     non_commercial=True,
     citation=(
-        "Livingstone, S. R., & Russo, F. A. (2018). The Ryerson Audio-Visual Database of Emotional Speech and Song "
+        "Livingstone, S. R., & Russo, F. A. (2018). The Ryerson Audio-Visual Database of "
+        "Emotional Speech and Song "
         "(RAVDESS). PLoS ONE 13(5): e0196391. https://doi.org/10.1371/journal.pone.0196391"
     ),
     source_url="https://zenodo.org/records/1188976",

@@ -3,10 +3,11 @@
 Pichora-Fuller & Dupuis (2020), https://doi.org/10.5683/SP2/E8H2MF. CC BY-NC-ND 4.0.
 Source: Borealis Dataverse; also https://tspace.library.utoronto.ca/handle/1807/24487.
 
-A file name has three fields, ``OAF_back_angry.wav``: speaker (OAF, 64 years old; YAF, 26), the word in "Say the word
-...", emotion (``ps`` = pleasant surprise). Folder names differ in case and spelling from copy to copy, so the label is
-read off the file name alone. One official file is misnamed ``OA_bite_neutral``; its ``utterance_id`` says OAF like the
-others. A common mirror nests the whole set a second time in itself: every clip is read once.
+A file name has three fields, ``OAF_back_angry.wav``: speaker (OAF, 64 years old; YAF, 26), the word in "Say
+the word ...", emotion (``ps`` = pleasant surprise). Folder names differ in case and spelling from copy to
+copy, so the label is read off the file name alone. One official file is misnamed ``OA_bite_neutral``; its
+``utterance_id`` says OAF like the others. A common mirror nests the whole set a second time in itself:
+every clip is read once.
 """
 
 import re

@@ -1,8 +1,8 @@
 """One clip of a corpus, and what the five corpus files share: finding clips and describing a corpus.
 
-A corpus is a folder of audio files whose names say who speaks what in which emotion. Any audio suffix is read,
-because people convert their copies. A clip that is there more than once (two formats, or a mirror's second folder)
-is read once: lossless before lossy, then the shorter path, then the first by name.
+A corpus is a folder of audio files whose names say who speaks what in which emotion. Any audio suffix is
+read, because people convert their copies. A clip that is there more than once (two formats, or a mirror's
+second folder) is read once: lossless before lossy, then the shorter path, then the first by name.
 """
 
 import os
@@ -27,8 +27,8 @@ class CorpusError(ValueError):
 class Utterance:
     """One clip of acted speech with everything its corpus says about it.
 
-    ``speaker_id`` and ``sentence_id`` start with the corpus name (``"ravdess/07"``, ``"crema-d/IEO"``), so that
-    they stay unique when corpora are pooled. What a corpus does not say is None (or empty).
+    ``speaker_id`` and ``sentence_id`` start with the corpus name (``"ravdess/07"``, ``"crema-d/IEO"``): they
+    stay unique when corpora are pooled. What a corpus does not say is None (or empty).
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Utterance:
 
     @property
     def utterance_id(self) -> str:
-        """Corpus and official clip name, ``"ravdess/03-01-01-01-01-01-01"``: unique, whatever the layout on disk."""
+        """Corpus and official clip name, ``"tess/OAF_back_angry"``: the same in every layout on disk."""
         return f"{self.corpus}/{self.name or self.path.stem}"
 
 
@@ -81,7 +81,7 @@ class Corpus:
 
 
 def find_clips(folder: Path) -> list[Path]:
-    """All audio files below ``folder``, sorted; hidden files and the ``__MACOSX`` litter of zips are left out.
+    """All audio files below ``folder``, sorted, without hidden files and the ``__MACOSX`` litter of zips.
 
     Links to folders are followed, since data often lives on another disk.
 
@@ -105,7 +105,7 @@ def find_clips(folder: Path) -> list[Path]:
 
 
 def _is_clip(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in CLIP_SUFFIXES
+    return not name.startswith(".") and Path(name).suffix.lower() in CLIP_SUFFIXES
 
 
 def parse_clips(
@@ -128,7 +128,8 @@ def parse_clips(
             copies.setdefault(utterance.utterance_id, []).append(utterance)
     if not copies:
         raise CorpusError(
-            f"no clip below {folder} has a name like {example}; is this the unpacked corpus, in its official naming?"
+            f"no clip below {folder} has a name like {example}; is this the unpacked corpus, in its "
+            f"official naming?"
         )
     return [min(copies[utterance_id], key=_copy_rank) for utterance_id in sorted(copies)]
 
