@@ -1,1 +1,68 @@
-"""Emotion recognition in speech."""
+"""Emotion recognition in speech: one small model file, and an answer in one line.
+
+>>> import undertone
+>>> undertone.predict("clip.wav").emotion  # doctest: +SKIP
+'happiness'
+
+Importing this package loads nothing heavy; each name below loads its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from undertone.audio import AudioError as AudioError
+    from undertone.emotions import EMOTIONS as EMOTIONS
+    from undertone.model_file import Card as Card
+    from undertone.model_file import ModelFileError as ModelFileError
+    from undertone.model_file import installed_models as installed_models
+    from undertone.model_file import read_card as read_card
+    from undertone.recognizer import Prediction as Prediction
+    from undertone.recognizer import Recognizer as Recognizer
+    from undertone.recognizer import load_model as load_model
+    from undertone.recognizer import predict as predict
+
+    __version__: str
+
+_MODULES = {
+    "AudioError": "audio",
+    "Card": "model_file",
+    "EMOTIONS": "emotions",
+    "ModelFileError": "model_file",
+    "Prediction": "recognizer",
+    "Recognizer": "recognizer",
+    "installed_models": "model_file",
+    "load_model": "recognizer",
+    "predict": "recognizer",
+    "read_card": "model_file",
+}
+
+__all__ = [  # noqa: RUF022 (the two to start with come first)
+    "load_model",
+    "predict",
+    "AudioError",
+    "Card",
+    "EMOTIONS",
+    "ModelFileError",
+    "Prediction",
+    "Recognizer",
+    "installed_models",
+    "read_card",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(import_module(f"undertone.{_MODULES[name]}"), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("undertone")
+    else:
+        raise AttributeError(f"module 'undertone' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

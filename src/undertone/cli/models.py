@@ -1,0 +1,154 @@
+"""``undertone models``: what is installed, and the card of any model file."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from undertone.cli.terminal import fail, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from undertone.model_file import Card
+
+app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich")
+
+
+@app.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a JSON array.")] = False,
+) -> None:
+    """List the installed models, and show their cards.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone models[/cyan]                              what is installed
+      [cyan]undertone models show undertone-small[/cyan]         what it heard, how well it does
+      [cyan]undertone models show ./mine.onnx --json[/cyan]      the card of any model file
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from undertone.model_file import ModelFileError, installed_models, read_card
+
+    try:
+        cards = {name: (path, read_card(path)) for name, path in installed_models().items()}
+    except ModelFileError as error:
+        fail(error)
+    if as_json:
+        summaries = [_summary(card, path.stat().st_size) for path, card in cards.values()]
+        typer.echo(json.dumps(summaries, ensure_ascii=False, indent=1))
+        return
+    if not cards:
+        typer.echo("No models are installed. Give a model file to --model, or reinstall undertone.")
+    for path, card in cards.values():
+        typer.echo(f"{card.name} {card.version}  {path.stat().st_size / 1e6:.1f} MB  {', '.join(card.labels)}")
+        typer.echo(f"  {printable(card.description)}")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="An installed model, or any model file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Write the card as it is in the file.")] = False,
+) -> None:
+    """Show a model's card: what it heard, what it scores, what it is for.
+
+    Only the card is read: showing a model never runs it.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone models show undertone-small[/cyan]
+      [cyan]undertone models show mine.onnx --json | jq .scores[/cyan]
+    """
+    from undertone.model_file import ModelFileError, find_model, read_card
+
+    try:
+        card = read_card(find_model(name))
+    except ModelFileError as error:
+        fail(error)
+    if as_json:
+        typer.echo(card.to_json())
+    else:
+        _print_card(card)
+
+
+def _summary(card: "Card", n_bytes: int) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "version": card.version,
+        "description": card.description,
+        "labels": list(card.labels),
+        "licence": card.licence,
+        "n_parameters": card.n_parameters,
+        "n_bytes": n_bytes,
+    }
+
+
+def _print_card(card: "Card") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    hop = f", one frame each {card.frame_hop_s * 1000:g} ms" if card.frame_hop_s else ""
+    _print(console, f"{card.name} {card.version}", "bold")
+    _print(console, card.description)
+    _heading(console, "What it tells apart")
+    _print(console, ", ".join(card.labels))
+    _heading(console, "What it takes")
+    _print(
+        console,
+        f"{card.min_duration_s:g} to {card.max_duration_s:g} s of mono sound at {card.sample_rate:,} Hz"
+        f" (longer: windows of {card.recommended_duration_s:g} s){hop}",
+    )
+    _heading(console, "What it heard")
+    for corpus in card.corpora:
+        speakers = f"{len(corpus.speakers)} speakers"
+        _print(console, f"{corpus.name}: {corpus.n_utterances:,} clips of {speakers} ({corpus.licence})")
+    _heading(console, "How well it does")
+    _print_tree(console, card.scores, indent=2)
+    _heading(console, "What it is for")
+    _print(console, card.intended_use)
+    _heading(console, "What it is not for")
+    _print(console, card.not_fit_for)
+    _heading(console, "How it was made")
+    _print(console, f"recipe {card.recipe} ({card.recipe_hash[:12]}), {card.created}, {card.n_parameters:,} parameters")
+    _print(console, f"temperature {card.temperature:.3f}; file and training agree to {card.parity:.1e}")
+    _heading(console, "Licence of the weights")
+    _print(console, card.licence)
+
+
+def _heading(console: "Console", text: str) -> None:
+    console.print()
+    _print(console, text, "bold cyan", indent=0)
+
+
+def _print(console: "Console", text: str, style: str = "", indent: int = 2) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(printable(text), style=style), (0, 0, 0, 0 if style.startswith("bold") else indent)))
+
+
+def _print_tree(console: "Console", tree: Mapping[str, Any], indent: int) -> None:
+    """Print nested JSON with a line per number: scores differ between protocols."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            _print(console, f"{key}", indent=indent)
+            _print_tree(console, value, indent + 2)
+        else:
+            _print(console, f"{key}: {_shown(value)}", indent=indent)
+    if not tree:
+        _print(console, "no scores are in the card", indent=indent)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_shown, value)) if _is_interval(value) else ", ".join(map(_shown, value))
+    return str(value)
+
+
+def _is_interval(value: list | tuple) -> bool:
+    return len(value) == 2 and all(isinstance(bound, float) for bound in value)
