@@ -8,13 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from undertone.lab.corpora import crema_d, emo_db, ravdess, savee, tess
+from undertone.lab.corpora.counts import CorpusCounts, Counts, count_corpus
+from undertone.lab.corpora.duplicates import Problem, exclude, find_problems
 from undertone.lab.corpora.utterance import Corpus, CorpusError, Utterance, same_name
 
 CORPORA: dict[str, Corpus] = {
     corpus.CORPUS.name: corpus.CORPUS for corpus in (ravdess, crema_d, tess, savee, emo_db)
 }
 
-__all__ = ["CORPORA", "Corpus", "CorpusError", "Utterance", "get_corpus", "load"]
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "CorpusCounts",
+    "CorpusError",
+    "Counts",
+    "Problem",
+    "Utterance",
+    "check_counts",
+    "exclude",
+    "find_problems",
+    "get_corpus",
+    "load",
+]
 
 
 def get_corpus(name: str) -> Corpus:
@@ -65,13 +80,28 @@ def load(root: Path | str, corpora: Sequence[str] | None = None) -> list[Utteran
     return [utterance for name, folder in folders.items() for utterance in CORPORA[name].parse(folder)]
 
 
+def check_counts(utterances: Sequence[Utterance], corpora: Sequence[str] | None = None) -> Counts:
+    """Count utterances against what was published, corpus by corpus.
+
+    Parameters
+    ----------
+    corpora
+        The corpora to count. None counts those that have utterances.
+    """
+    if corpora is None:
+        corpora = list({utterance.corpus for utterance in utterances})
+    asked = {get_corpus(name).name for name in corpora}
+    return Counts(
+        tuple(count_corpus(corpus, utterances) for name, corpus in CORPORA.items() if name in asked)
+    )
+
+
 def _find_folder(root: Path, name: str) -> Path | None:
     exact = root / CORPORA[name].folder
     if exact.is_dir():
         return exact
-    return next(
-        (path for path in sorted(root.iterdir()) if path.is_dir() and same_name(path.name, name)), None
-    )
+    alike = [path for path in sorted(root.iterdir()) if path.is_dir() and same_name(path.name, name)]
+    return alike[0] if alike else None
 
 
 def _folders(names: Sequence[str] | dict[str, Corpus]) -> str:

@@ -152,4 +152,5 @@ CORPUS = Corpus(
     speaker_counts=dict(sorted(Counter(f"crema-d/{name[:4]}" for name in official_names()).items())),
     parse=parse,
     official_names=official_names,
+    speaker_at=(0, 4),
 )

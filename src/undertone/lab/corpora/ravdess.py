@@ -81,4 +81,5 @@ CORPUS = Corpus(
     speaker_counts={f"ravdess/{actor}": 60 for actor in ACTORS},
     parse=parse,
     official_names=official_names,
+    speaker_at=(18, 20),
 )

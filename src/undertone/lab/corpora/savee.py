@@ -99,4 +99,5 @@ CORPUS = Corpus(
     speaker_counts={f"savee/{speaker}": 120 for speaker in SPEAKERS},
     parse=parse,
     official_names=official_names,
+    speaker_at=(0, 2),
 )

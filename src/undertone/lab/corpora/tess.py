@@ -87,4 +87,5 @@ CORPUS = Corpus(
     speaker_counts={f"tess/{speaker}": 1_400 for speaker in AGES},
     parse=parse,
     official_names=official_names,
+    speaker_at=(0, 3),
 )

@@ -68,6 +68,7 @@ class Corpus:
     speaker_counts: Mapping[str, int]  # official clips per speaker_id
     parse: Callable[[Path], list[Utterance]]
     official_names: Callable[[], frozenset[str]] | None = None  # None: the names follow no rule
+    speaker_at: tuple[int, int] = (0, 0)  # where a clip's official name says who speaks: start, end
 
     @property
     def n_utterances(self) -> int:
@@ -78,6 +79,10 @@ class Corpus:
     def emotions(self) -> tuple[str, ...]:
         """The corpus's emotions in the order of ``EMOTIONS``."""
         return tuple(emotion for emotion in EMOTIONS if emotion in self.emotion_counts)
+
+    def speaker_of(self, name: str) -> str:
+        """Return the speaker_id in an official clip name."""
+        return f"{self.name}/{name[slice(*self.speaker_at)]}"
 
 
 def find_clips(folder: Path) -> list[Path]:
