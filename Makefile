@@ -59,7 +59,7 @@ imports: $(VENV)/installed ## import-linter alone: who may import whom
 	@$(VENV)/bin/lint-imports
 
 docs: $(VENV)/installed ## the documentation, built strictly into site/
-	@$(VENV)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "documentation: site/index.html"
 
 wheel: $(VENV)/installed ## dist/*.whl, its size and contents checked
