@@ -1,7 +1,7 @@
-"""How the CREMA-D fold list in ``folds.toml`` was made: once, without chance, kept so that anyone can check it.
+"""How the CREMA-D fold list in ``folds.toml`` was made: once, without chance, kept so that anyone can check.
 
-Run ``python -m undertone.lab.evaluation.make_folds VideoDemographics.csv`` (a file of the CREMA-D release) to
-print the list again. The list in the repository is the one that counts: this script is its explanation.
+Run ``python -m undertone.lab.evaluation.make_folds VideoDemographics.csv`` (a file of the CREMA-D release)
+to print the list again. The list in the repository is the one that counts: this script is its explanation.
 """
 
 import csv
@@ -44,11 +44,20 @@ def deal_speakers(demographics: list[tuple[str, int, str]], *, n_folds: int = N_
 
 
 def load_demographics(path: Path) -> list[tuple[str, int, str]]:
-    """Number, age in years and sex of every speaker of CREMA-D's ``VideoDemographics.csv``."""
+    """Read number, age in years and sex of every speaker from CREMA-D's ``VideoDemographics.csv``."""
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["ActorID"], int(row["Age"]), row["Sex"].lower()) for row in csv.DictReader(file)]
 
 
-if __name__ == "__main__":
-    for fold in deal_speakers(load_demographics(Path(sys.argv[1]))):
+def main(arguments: list[str]) -> int:
+    """Print the fold list for the demographics file named by the only argument."""
+    if len(arguments) != 1:
+        print("usage: python -m undertone.lab.evaluation.make_folds VideoDemographics.csv", file=sys.stderr)
+        return 2
+    for fold in deal_speakers(load_demographics(Path(arguments[0]))):
         print(f"    {fold},".replace("'", '"'))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """The protocols: named ways to divide speech between training, development and test.
 
-A protocol is data: corpora, classes, number of folds, and whether speakers are kept apart. The test speakers of
-every fold stand in ``folds.toml``. ``splits.build_split`` turns a protocol and a list of utterances into indices.
+A protocol is data: corpora, classes, number of folds, and whether speakers are kept apart. The test speakers
+of every fold stand in ``folds.toml``. ``build_split`` turns a protocol and a list of utterances into indices.
 
 Conventions
 -----------
@@ -10,9 +10,10 @@ Folds count from 0. Speakers are ``"corpus/number"`` (``"ravdess/07"``). Classes
 
 How dev speakers are chosen
 ---------------------------
-By rule, never by chance, and never from the tested speakers: walk through the folds that follow the tested one
-(k + 1, k + 2, ..., back to the start) and take the first women and men that are on disk, in the order of the list,
-until ``Protocol.dev`` has its number of each. Walking on matters: EmoBox's second RAVDESS fold has no man in it.
+By rule, never by chance, and never from the tested speakers: walk through the folds that follow the tested
+one (k + 1, k + 2, ..., round to the start) and take the first women and men that are on disk, in the order of
+the list, until there are as many of each as ``Protocol.dev`` says. The walk matters: EmoBox's second RAVDESS
+fold has no man in it. SAVEE and TESS give no dev speaker to pooled training; they have too few.
 """
 
 import tomllib
@@ -27,7 +28,7 @@ class ProtocolError(ValueError):
 
 
 def _load_folds() -> dict[str, tuple[tuple[str, ...], ...]]:
-    text = resources.files(__package__).joinpath("folds.toml").read_text(encoding="utf-8")
+    text = resources.files("undertone.lab.evaluation").joinpath("folds.toml").read_text(encoding="utf-8")
     return {
         corpus: tuple(tuple(f"{corpus}/{number}" for number in fold) for fold in folds)
         for corpus, folds in tomllib.loads(text).items()
@@ -54,9 +55,9 @@ COMMON_CLASSES = _without("surprise", "calm", "boredom")  # the emotions all fiv
 class Protocol:
     """One named protocol.
 
-    ``dev`` says how many (women, men) each corpus gives to dev. ``optional_corpora`` means that the protocol is
-    still itself when a corpus of its list is not loaded. ``leaks`` says in words what crosses, for the banner of a
-    protocol that is known to leak; it is empty for those that keep speakers apart.
+    ``dev`` says how many (women, men) each corpus gives to dev. ``optional_corpora`` means that the protocol
+    is still itself when a corpus of its list is not loaded. ``leaks`` says in words what crosses, for the
+    banner of a protocol that is known to leak; it is empty for those that keep speakers apart.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Protocol:
     test_fraction: float = 0.0  # random protocols only: share of the rows that is tested
     dev_fraction: float = 0.0  # random protocols only: share of the remaining rows that is dev
     optional_corpora: bool = False
+    tests_copies: bool = False  # random protocols only: augmented copies are dealt out like clips
     leaks: str = ""
 
 
@@ -92,6 +94,7 @@ def _random(
     test_fraction: float,
     description: str,
     leaks: str,
+    tests_copies: bool = False,
 ) -> Protocol:
     return Protocol(
         name,
@@ -102,6 +105,7 @@ def _random(
         description=description,
         test_fraction=test_fraction,
         dev_fraction=0.1,
+        tests_copies=tests_copies,
         leaks=leaks,
     )
 
@@ -122,13 +126,13 @@ PROTOCOLS: dict[str, Protocol] = {
         _speaker(
             "crema-d",
             dev=(4, 4),
-            description="six folds by speaker, balanced by sex and age; dev: four women and four men of the rest",
+            description="six folds by speaker, balanced by sex and age; dev: 8 speakers, half of them women",
         ),
         _speaker(
             "tess",
             dev=(0, 0),
-            description="leave one speaker out; the other one is all there is to train on, so there is no dev: "
-            "keep the last epoch and temperature 1",
+            description="leave one speaker out; the other is all there is to train on, so there is no dev: "
+            "the last epoch and temperature 1 stand",
         ),
         _speaker(
             "emo-db", dev=(1, 1), description="leave one speaker out; dev: the next woman and the next man"
@@ -139,8 +143,9 @@ PROTOCOLS: dict[str, Protocol] = {
             classes=_without("boredom"),
             n_folds=6,
             speaker_disjoint=True,
-            description="six joint folds over four corpora, every speaker tested once: RAVDESS and CREMA-D fold k, "
-            "one SAVEE speaker in folds 0-3, one TESS speaker in folds 4-5; dev: two RAVDESS and six CREMA-D speakers",
+            description="six joint folds over four corpora, every speaker tested once: RAVDESS and CREMA-D "
+            "fold k, one SAVEE speaker in folds 0-3, one TESS speaker in folds 4-5; "
+            "dev: two RAVDESS and six CREMA-D speakers",
             dev={"ravdess": (1, 1), "crema-d": (3, 3)},
         ),
         Protocol(
@@ -149,7 +154,7 @@ PROTOCOLS: dict[str, Protocol] = {
             classes=COMMON_CLASSES,
             n_folds=len(CORPUS_CLASSES),
             speaker_disjoint=True,
-            description="train on all loaded corpora but one, test on that one; the six emotions all five share",
+            description="train on all loaded corpora but one, test on it; the six emotions all five share",
             dev={"ravdess": (1, 1), "crema-d": (3, 3), "savee": (0, 1), "emo-db": (1, 1)},
             optional_corpora=True,
         ),
@@ -158,7 +163,7 @@ PROTOCOLS: dict[str, Protocol] = {
             FOUR_CORPORA,
             _without("calm", "boredom"),
             test_fraction=0.2,
-            description="random 80/20 over the clips of four corpora, calm dropped: the usual student protocol",
+            description="random 80/20 over four corpora's clips, calm dropped: the usual student protocol",
             leaks="Every speaker, and most sentences, are in train and in test: "
             "the score says how well voices are remembered, not how well a new voice is understood.",
         ),
@@ -167,6 +172,7 @@ PROTOCOLS: dict[str, Protocol] = {
             FOUR_CORPORA,
             _without("boredom"),
             test_fraction=0.25,
+            tests_copies=True,
             description="random 75/25 over augmented rows: the protocol behind the published 81 %",
             leaks="Altered copies of the tested clips are in train, and so is every speaker: "
             "the score says how well clips are remembered.",

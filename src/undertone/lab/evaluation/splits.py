@@ -1,14 +1,15 @@
 """Splits: which utterance is for training, which for development, which for the test.
 
-``build_split`` is a pure function of the protocol, the fold and the utterances: no chance that a seed could change,
-and the order of the list does not matter. Random protocols shuffle with a fixed seed.
+``build_split`` is a pure function of protocol, fold and utterances: there is no seed to try out, and the
+order of the list does not matter. Random protocols shuffle with one fixed seed.
 
 What a speaker-disjoint protocol promises
 -----------------------------------------
-For each pair of train, dev and test: no speaker, no clip with the same audio (where ``digests`` are given), no clip
-and augmented copy of it on the two sides. Where two parts would share a clip, test keeps it, then dev; the others
-lose it, and ``Split.notes`` says how many. Augmented copies are for training: dev and test hold original clips only.
-A speaker that no fold of the list names stops the split, because nobody can say on which side it belongs.
+For each two of train, dev and test: no speaker, no clip with equal audio (where ``digests`` are given), and
+no clip and augmented copy of it on both sides. Where two parts would share a recording, test keeps it, then
+dev; the other part loses it, and ``Split.notes`` says how many. Augmented copies are for training: dev and
+test hold original clips only. A speaker whom no fold of the list names stops the split, because nobody can
+say on which side the clips belong.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ import numpy as np
 
 from undertone.lab.evaluation.protocols import (
     FOLDS,
-    PROTOCOLS,
     SHIPPED,
     Protocol,
     ProtocolError,
@@ -52,7 +52,7 @@ class UtteranceLike(Interface):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices into a list of utterances: ``train``, ``dev`` and ``test``, each sorted int64, none in two parts.
+    """Indices into a list of utterances: ``train``, ``dev``, ``test``, each sorted int64, none in two parts.
 
     ``notes`` are sentences for the report: what was left out and why.
     """
@@ -88,20 +88,21 @@ def build_split(
     protocol
         Name of a protocol (``PROTOCOLS``).
     utterances
-        All that is on disk, problems already excluded; any order. Rows with a ``source_id`` are augmented copies.
+        All that is on disk, problems already excluded, in any order. Rows with a ``source_id`` are augmented
+        copies.
     fold
         0 to ``n_folds - 1``.
     extra_train
         Further corpora whose utterances are added to train; never to dev or test.
     digests
-        Hash of each utterance's audio, in the order of ``utterances``. With it, a speaker-disjoint split also keeps
-        equal audio under different names apart.
+        Hash of each utterance's audio, in the order of ``utterances``. With it, a speaker-disjoint split also
+        keeps equal audio under different names apart.
 
     Raises
     ------
     ProtocolError
-        If the protocol or fold does not exist, a corpus is missing, a speaker is unknown, a part would be empty, or
-        a class would have no training clip. The message says what to do.
+        If the protocol or fold does not exist, a corpus is missing, a speaker is unknown, a part would be
+        empty, or a class would have no training clip. The message says what to do.
     """
     found = get_protocol(protocol)
     tested = list_test_speakers(found, fold)
@@ -109,16 +110,16 @@ def build_split(
     own = _select(utterances, found.corpora, found.classes)
     extra = _select(utterances, tuple(extra_train), found.classes)
     if found.speaker_disjoint:
-        parts, notes = _divide_by_speaker(found, fold, utterances, own, extra, tested, digests)
+        (train, dev, test), notes = _divide_by_speaker(found, fold, utterances, own, extra, tested, digests)
     else:
-        parts, notes = _divide_by_chance(found, utterances, own, extra)
-    split = Split(found.name, fold, found.classes, *(np.array(part, dtype=np.int64) for part in parts), notes)
+        (train, dev, test), notes = _divide_by_chance(found, utterances, own, extra)
+    split = Split(found.name, fold, found.classes, _rows(train), _rows(dev), _rows(test), notes)
     _check_parts(found, split, utterances)
     return split
 
 
 def build_final_split(utterances: Sequence[UtteranceLike], *, digests: Sequence[str] | None = None) -> Split:
-    """The split of a model that is shipped: everything is train, but for two RAVDESS and six CREMA-D dev speakers.
+    """Build the split of the shipped model: all is train but two RAVDESS and six CREMA-D dev speakers.
 
     ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data.
 
@@ -131,7 +132,7 @@ def build_final_split(utterances: Sequence[UtteranceLike], *, digests: Sequence[
 
 
 def list_folds(protocol: str, utterances: Sequence[UtteranceLike]) -> list[int]:
-    """Folds of a protocol whose tested speakers are on disk, at least one of them.
+    """List the folds of which at least one tested speaker is on disk.
 
     ``leave-one-corpus-out`` has one fold for each of five corpora: those not loaded are not in the list.
     """
@@ -143,34 +144,51 @@ def list_folds(protocol: str, utterances: Sequence[UtteranceLike]) -> list[int]:
     return [fold for fold, speakers in enumerate(tested) if present.intersection(speakers)]
 
 
-def find_roots(utterances: Sequence[UtteranceLike]) -> list[str]:
-    """For each utterance the id of the original clip: its own, or that of the clip it was made from.
+def group_recordings(utterances: Sequence[UtteranceLike], digests: Sequence[str] | None = None) -> np.ndarray:
+    """Which rows hold one and the same recording.
 
-    Copies of copies lead back to the first original. Two rows with one root are the same recording.
+    Rows belong together when they have one ``utterance_id``, when one is an augmented copy of the other or
+    both are copies of a third clip, or when their audio is equal; and so on through any chain of these.
+
+    Parameters
+    ----------
+    utterances
+        (n,) clips and augmented copies.
+    digests
+        (n,) hash of each row's audio; without it names alone decide.
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int64, equal for rows of one recording. The numbers mean nothing else.
     """
-    source_of = {
-        u.utterance_id: u.source_id for u in utterances if u.source_id and u.source_id != u.utterance_id
-    }
-    return [_follow(utterance.source_id or utterance.utterance_id, source_of) for utterance in utterances]
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def find(name: tuple[str, str]) -> tuple[str, str]:
+        while (above := parent.setdefault(name, name)) != name:
+            parent[name] = parent[above]  # halve the path on the way up
+            name = above
+        return name
+
+    for i, utterance in enumerate(utterances):
+        own = find(("clip", utterance.utterance_id))
+        if utterance.source_id is not None:
+            parent[find(("clip", utterance.source_id))] = own
+        if digests is not None:
+            parent[find(("audio", digests[i]))] = find(own)
+    numbers: dict[tuple[str, str], int] = {}
+    groups = (find(("clip", utterance.utterance_id)) for utterance in utterances)
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
 
-def _follow(clip: str, source_of: dict[str, str]) -> str:
-    trail = [clip]
-    while (source := source_of.get(trail[-1])) is not None:
-        if source in trail:  # copies that name each other: one recording all the same
-            return min(trail[trail.index(source) :])
-        trail.append(source)
-    return trail[-1]
+def _rows(indices: list[int]) -> np.ndarray:
+    return np.array(indices, dtype=np.int64)
 
 
 def _select(
     utterances: Sequence[UtteranceLike], corpora: tuple[str, ...], classes: tuple[str, ...]
 ) -> list[int]:
-    return [
-        i
-        for i, utterance in enumerate(utterances)
-        if utterance.corpus in corpora and utterance.emotion in classes
-    ]
+    return [i for i, u in enumerate(utterances) if u.corpus in corpora and u.emotion in classes]
 
 
 def _check_arguments(
@@ -222,11 +240,11 @@ def _divide_by_speaker(
     held_out = test_speakers | dev_speakers
     train = [i for i in sorted(own + extra) if utterances[i].speaker_id not in held_out]
 
-    roots = find_roots(utterances)
-    clean_dev = _without_clips_of(dev, test, roots, digests)
-    clean_train = _without_clips_of(train, test + dev, roots, digests)
+    recordings = group_recordings(utterances, digests)
+    clean_dev = _without_recordings_of(dev, test, recordings)
+    clean_train = _without_recordings_of(train, test + dev, recordings)
     notes = [
-        f"{n} {part} {'row was' if n == 1 else 'rows were'} left out: the same recording is among the held-out clips"
+        f"left out of {part}: {n} {'row' if n == 1 else 'rows'} whose recording is held out in another part"
         for part, n in (("dev", len(dev) - len(clean_dev)), ("train", len(train) - len(clean_train)))
         if n
     ]
@@ -251,24 +269,24 @@ def _choose_dev_speakers(
     return chosen
 
 
-def _without_clips_of(
-    rows: list[int], kept: list[int], roots: list[str], digests: Sequence[str] | None
-) -> list[int]:
-    kept_roots = {roots[i] for i in kept}
-    kept_digests = set() if digests is None else {digests[i] for i in kept}
-    return [
-        i for i in rows if roots[i] not in kept_roots and (digests is None or digests[i] not in kept_digests)
-    ]
+def _without_recordings_of(rows: list[int], kept: list[int], recordings: np.ndarray) -> list[int]:
+    taken = set(recordings[kept].tolist())
+    return [i for i in rows if recordings[i] not in taken]
 
 
 def _divide_by_chance(
     protocol: Protocol, utterances: Sequence[UtteranceLike], own: list[int], extra: list[int]
 ) -> tuple[tuple[list[int], list[int], list[int]], tuple[str, ...]]:
-    in_order = sorted(own, key=lambda i: (utterances[i].utterance_id, i))
-    shuffled = [in_order[i] for i in np.random.default_rng(SHUFFLE_SEED).permutation(len(in_order))]
+    dealt = [i for i in own if protocol.tests_copies or utterances[i].source_id is None]
+    dealt.sort(key=lambda i: (utterances[i].utterance_id, i))
+    shuffled = [dealt[i] for i in np.random.default_rng(SHUFFLE_SEED).permutation(len(dealt))]
     n_test = ceil(len(shuffled) * protocol.test_fraction)  # rounded up, as scikit-learn does
     n_dev = ceil((len(shuffled) - n_test) * protocol.dev_fraction)
     test, dev, train = shuffled[:n_test], shuffled[n_test : n_test + n_dev], shuffled[n_test + n_dev :]
+    if not protocol.tests_copies:  # copies follow their clip into train, and are not used elsewhere
+        recordings = group_recordings(utterances)
+        copies = [i for i in own if utterances[i].source_id is not None]
+        train = train + _without_recordings_of(copies, test + dev, recordings)
     return (sorted(train + extra), sorted(dev), sorted(test)), ()
 
 
@@ -287,18 +305,6 @@ def _check_parts(protocol: Protocol, split: Split, utterances: Sequence[Utteranc
     trained = {utterances[i].emotion for i in split.train}
     if untrained := [emotion for emotion in protocol.classes if emotion not in trained]:
         raise ProtocolError(
-            f"{protocol.name}, fold {split.fold}, has no training clip of {', '.join(untrained)}; complete the corpus"
+            f"{protocol.name}, fold {split.fold}, has no training clip of {', '.join(untrained)}; "
+            "complete the corpus"
         )
-
-
-__all__ = [
-    "PROTOCOLS",
-    "Protocol",
-    "ProtocolError",
-    "Split",
-    "UtteranceLike",
-    "build_final_split",
-    "build_split",
-    "find_roots",
-    "list_folds",
-]
