@@ -124,6 +124,17 @@ def test_import_loads_nothing_heavy():
     assert not loaded & heavy
 
 
+def test_import_contract_covers_the_whole_use_floor():
+    contracts = tomllib.loads(PYPROJECT)["tool"]["importlinter"]["contracts"]
+    (sources,) = (
+        contract["source_modules"] for contract in contracts if "base install only" in contract["name"]
+    )
+    package = ROOT / "src" / "undertone"
+    top = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
+    commands = {f"cli.{path.stem}" for path in (package / "cli").glob("*.py")} - {"cli.__init__", "cli.lab"}
+    assert set(sources) == {f"undertone.{name}" for name in top | commands}
+
+
 # ---- README and docs ----
 
 
