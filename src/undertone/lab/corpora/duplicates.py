@@ -5,8 +5,8 @@
   copies could land on both sides of a split.
 - ``conflict``: the same audio under different labels: all go, since nothing says which label is right.
 
-No list of known clips is kept: on the published corpora these rules find CREMA-D's ``1076_MTI_SAD_XX`` (silent),
-its pairs 1006_TIE HAP/NEU, 1013_WSI DIS/SAD and 1017_IWW ANG/FEA (conflict), and RAVDESS actor 07's two
+No list of known clips is kept. On the published corpora these rules find CREMA-D's ``1076_MTI_SAD_XX``
+(silent), its pairs 1006_TIE HAP/NEU, 1013_WSI DIS/SAD and 1017_IWW ANG/FEA (conflict), and RAVDESS actor 07's two
 identical takes (duplicate). Equal audio means equal samples; a recording coded twice at a loss is not found.
 """
 
@@ -71,7 +71,7 @@ def find_problems(
 
 
 def exclude(utterances: Sequence[Utterance], problems: Sequence[Problem]) -> list[Utterance]:
-    """Return the utterances, in their order, without the excluded ones and without augmented copies of these."""
+    """Return the utterances, in order, without the excluded ones and without augmented copies of these."""
     gone = {name for problem in problems for name in problem.excluded}
     return [
         utterance
