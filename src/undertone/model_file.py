@@ -282,7 +282,9 @@ def _start_session(onnx_bytes: bytes, path: Path, threads: int | None) -> "onnxr
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that was checked
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads stay idle
     try:
-        return onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            onnx_bytes, options, providers=["CPUExecutionProvider"], enable_fallback=False
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         reason = str(error).splitlines()[0]
         raise ModelFileError(
@@ -300,8 +302,11 @@ def available_cores() -> int:
 
 def _check_contract(session: "onnxruntime.InferenceSession", card: Card, path: Path) -> tuple[str, ...]:
     """Names of the outputs, after checking names, types and ranks of all inputs and outputs."""
-    inputs = {node.name: (node.type, len(node.shape)) for node in session.get_inputs()}
-    outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
+    try:
+        inputs = {node.name: (node.type, len(node.shape)) for node in session.get_inputs()}
+        outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{path.name} is damaged: it has names that are no text; get it again") from None
     if inputs != INPUTS:
         raise ModelFileError(
             f"{path.name} takes {_signature(inputs)} instead of {_signature(INPUTS)}; export it with these inputs"

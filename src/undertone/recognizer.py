@@ -6,6 +6,7 @@ as many threads as there are processors; within a chunk, segments of similar len
 bounded by the chunk's longest clip, never by the number of clips.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +14,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 
-from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
+from undertone.audio import SAMPLE_RATE, AudioError, Source, load_waveform
 from undertone.model_file import DEFAULT_MODEL, Card, Model, available_cores, open_model
 
 CHUNK_SIZE = 32  # sources decoded and scored together by one thread
 BATCH_SIZE = 8  # segments in one run of the network: more is no faster on processors
 BATCH_SECONDS = 60.0  # of padded sound in one run: bounds the network's memory
-
-Source = str | Path | BinaryIO | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,8 @@ class Recognizer:
         Parameters
         ----------
         source
-            Path of a sound file, an open binary file, or an array: (n_samples,) or (n_samples, n_channels).
+            Path of a sound file, its bytes, an open binary file, or an array: (n_samples,) or
+            (n_samples, n_channels).
         sample_rate
             Hz; needed for arrays, and for arrays only.
         frames
@@ -107,7 +107,8 @@ class Recognizer:
         Raises
         ------
         AudioError
-            If the sound cannot be used; the message says why and what to do.
+            If the sound cannot be used, or lasts longer than ``audio.MAX_DURATION_S``; the message says why and
+            what to do.
         """
         options = _Options(frames=frames, embedding=embedding, on_error="raise")
         return self._predict_chunk([source], sample_rate, options)[0]
@@ -294,7 +295,8 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     [0.5, 0.5]
     """
     scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # logits that are no finite numbers give probs that are NaN
+        weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
@@ -344,7 +346,7 @@ class _Segment:
 
 
 def _path_of(source: Source) -> str | None:
-    return str(source) if isinstance(source, str | Path) else None
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else None
 
 
 def _cut(clip: _Clip, waveform: np.ndarray, card: Card) -> list[_Segment]:
