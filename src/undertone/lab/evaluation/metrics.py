@@ -11,7 +11,8 @@ Classes nobody spoke
 --------------------
 The recall of a class without an utterance is undefined. ``uar`` refuses such a target unless told to leave
 those classes out; ``f1``, ``scores`` and the bootstrap leave them out, and ``scores`` names them in
-``absent_classes``. A class that is never predicted has precision 0 and F1 0, as in scikit-learn's ``zero_division=0``.
+``absent_classes``. A class that is never predicted has precision 0 and F1 0, as scikit-learn's
+``zero_division=0`` has it.
 """
 
 from collections.abc import Sequence
@@ -172,8 +173,8 @@ def per_class(target: np.ndarray, predicted: np.ndarray, *, n_classes: int) -> d
     Returns
     -------
     dict
-        ``precision``, ``recall``, ``f1``: (n_classes,) float64 in [0, 1]; recall and F1 are NaN where the class
-        has no utterance. ``support``: (n_classes,) int64, utterances per class.
+        ``precision``, ``recall``, ``f1``: (n_classes,) float64 in [0, 1]; recall and F1 are NaN where
+        the class has no utterance. ``support``: (n_classes,) int64, utterances per class.
     """
     return tabulate(confusion(target, predicted, n_classes=n_classes))
 
@@ -197,7 +198,7 @@ def average_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     Parameters
     ----------
     matrix
-        (..., n_classes, n_classes) counts. Classes without an utterance are left out of their matrix's averages.
+        (..., n_classes, n_classes) counts. A matrix's averages leave out the classes that have no utterance.
 
     Returns
     -------
