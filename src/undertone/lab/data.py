@@ -1,0 +1,203 @@
+"""Utterances -> decoded waveforms -> batches with lengths.
+
+Every clip is decoded once (through :mod:`undertone.audio`, the code that serving uses) and kept as int16 in one
+memory-mapped file per corpus; a changed, added or removed clip makes a new file. Batches hold clips of similar length.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
+from undertone.lab.corpora import Utterance
+
+FULL_SCALE = 32_767  # int16
+CACHE_FORMAT = 1  # raise it when decoding changes, so that old files are not read
+
+
+def default_cache_dir() -> Path:
+    """Where decoded clips are kept: ``UNDERTONE_CACHE``, else ``undertone`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("UNDERTONE_CACHE") or Path(base) / "undertone")
+
+
+@dataclass(frozen=True)
+class Waveforms:
+    """Decoded clips, mono int16 at 16 kHz, in the order of the utterances they were made from.
+
+    Attributes
+    ----------
+    digests
+        sha256 of each clip's samples: equal digests are the same audio. Empty where a clip could not be decoded.
+    errors
+        Index of each clip that could not be decoded (it has no samples) -> what is wrong with it.
+    """
+
+    clips: tuple[np.ndarray, ...]
+    digests: tuple[str, ...]
+    errors: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def n_samples(self) -> np.ndarray:
+        """Samples per clip, (n,) int64."""
+        return np.array([len(clip) for clip in self.clips], dtype=np.int64)
+
+    @property
+    def is_silent(self) -> np.ndarray:
+        """Whether a clip was decoded and holds nothing but zeros, (n,) bool."""
+        return np.array([len(clip) > 0 and not clip.any() for clip in self.clips], dtype=bool)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Waveforms":
+        """Return the clips at ``indices``, in that order."""
+        chosen = [int(index) for index in indices]
+        return Waveforms(
+            tuple(self.clips[index] for index in chosen),
+            tuple(self.digests[index] for index in chosen),
+            {new: self.errors[old] for new, old in enumerate(chosen) if old in self.errors},
+        )
+
+
+def decode_utterances(
+    utterances: Sequence[Utterance],
+    cache_dir: Path | None = None,
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Waveforms:
+    """Decode clips, or read them back from the cache.
+
+    Parameters
+    ----------
+    cache_dir
+        Folder of the decoded clips, made if missing; None means :func:`default_cache_dir`.
+    progress
+        Called with (clips done, clips in all) while decoding.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    n_threads = n_threads or os.cpu_count() or 1
+    clips: list[np.ndarray] = [np.zeros(0, np.int16)] * len(utterances)
+    digests, errors = [""] * len(utterances), {}
+    done = 0
+    for corpus in sorted({utterance.corpus for utterance in utterances}):
+        rows = [row for row, utterance in enumerate(utterances) if utterance.corpus == corpus]
+        paths = [utterances[row].path for row in rows]
+        stored = cache_dir / f"{corpus}-{_fingerprint(paths)}"
+        if not stored.with_suffix(".json").exists():
+            report = (
+                None if progress is None else lambda n, before=done: progress(before + n, len(utterances))
+            )
+            _decode_to(stored, paths, n_threads, report)
+        samples = np.load(stored.with_suffix(".npy"), mmap_mode="r")
+        index = json.loads(stored.with_suffix(".json").read_text())
+        for row, clip in zip(rows, index["clips"], strict=True):
+            clips[row] = samples[clip["start"] : clip["end"]]
+            digests[row] = clip["sha256"]
+            if clip["error"]:
+                errors[row] = clip["error"]
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(utterances))
+    return Waveforms(tuple(clips), tuple(digests), errors)
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Full-scale int16 of a waveform in [-1, 1]; louder is clipped, never wrapped."""
+    return np.clip(np.round(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE).astype(np.int16)
+
+
+def to_float(clip: np.ndarray) -> np.ndarray:
+    """Waveform in [-1, 1], float32, of an int16 clip."""
+    return clip.astype(np.float32) / FULL_SCALE
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """Hash of the files' names, sizes and times: it changes whenever one of them does."""
+    state = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([CACHE_FORMAT, SAMPLE_RATE, state]).encode()).hexdigest()[:16]
+
+
+def _decode_to(
+    stored: Path, paths: Sequence[Path], n_threads: int, progress: Callable[[int], None] | None
+) -> None:
+    def decode(path: Path) -> tuple[np.ndarray, str]:
+        try:
+            return to_int16(load_waveform(path)), ""
+        except AudioError as error:
+            return np.zeros(0, np.int16), str(error)
+
+    clips, index, start = [], [], 0
+    with ThreadPoolExecutor(n_threads) as pool:
+        for n_done, (path, (clip, error)) in enumerate(
+            zip(paths, pool.map(decode, paths), strict=True), start=1
+        ):
+            end = start + len(clip)
+            digest = "" if error else hashlib.sha256(clip.tobytes()).hexdigest()
+            index.append({"path": str(path), "start": start, "end": end, "sha256": digest, "error": error})
+            clips.append(clip)
+            start = end
+            if progress is not None:
+                progress(n_done)
+    temporary = stored.with_name(f".{stored.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.save(file, np.concatenate(clips) if clips else np.zeros(0, np.int16))
+    temporary.replace(stored.with_suffix(".npy"))
+    temporary.write_text(json.dumps({"clips": index}))
+    temporary.replace(stored.with_suffix(".json"))  # last: its presence says that both are complete
+
+
+def bucket_batches(
+    n_samples: np.ndarray, batch_size: int, *, rng: np.random.Generator | None = None, n_buckets: int = 8
+) -> Iterator[np.ndarray]:
+    """Yield batches of indices to clips of similar length.
+
+    Parameters
+    ----------
+    n_samples : (n,) int64
+        Length of each clip.
+    rng
+        Shuffles the clips and the batches; without it clips come sorted by length, as evaluation wants them.
+    n_buckets
+        Clips are sorted inside stretches of ``n / n_buckets``, so that batches are both mixed and evenly long.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in bucket_batches(np.array([5, 1, 4, 2]), 2)]
+    [[1, 3], [2, 0]]
+    """
+    n = len(n_samples)
+    if rng is None:
+        order = np.argsort(n_samples, kind="stable")
+        yield from np.split(order, range(batch_size, n, batch_size))
+        return
+    order = rng.permutation(n)
+    size = max(batch_size, -(-n // n_buckets // batch_size) * batch_size)
+    stretches = [order[start : start + size] for start in range(0, n, size)]
+    batches = []
+    for stretch in stretches:
+        by_length = stretch[np.argsort(n_samples[stretch], kind="stable")]
+        batches += [
+            batch
+            for batch in np.split(by_length, range(batch_size, len(by_length), batch_size))
+            if len(batch)
+        ]
+    for index in rng.permutation(len(batches)):
+        yield batches[index]
+
+
+def pad_batch(waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Waveforms padded with zeros, (batch, n_samples) float32, and their lengths, (batch,) int64."""
+    lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
+    batch = np.zeros((len(waveforms), int(lengths.max(initial=1))), dtype=np.float32)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return batch, lengths

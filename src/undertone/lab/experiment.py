@@ -1,0 +1,500 @@
+"""Experiments: the only place that sees test data, once per fold.
+
+A run of a protocol is a folder with one folder per fold. A fold's ``fold.json`` is written last and holds the test
+logits; a fold that has one is never trained or tested again, which makes a run resumable fold by fold (and, through
+the trainer's checkpoint, epoch by epoch inside a fold).
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undertone.lab.corpora import CORPORA, Problem, Utterance, exclude, find_problems, load
+from undertone.lab.data import Waveforms, decode_utterances
+from undertone.lab.evaluation import (
+    CORPUS_CLASSES,
+    Split,
+    audit_split,
+    build_final_split,
+    build_split,
+    fit_temperature,
+    get_protocol,
+    list_folds,
+    scores,
+    scores_by_corpus,
+    softmax,
+)
+from undertone.lab.recipes import EmotionModel, Recipe, n_parameters, parse_recipe
+from undertone.lab.training import LabelledClips, TrainingError, compute_logits, fit, make_fabric
+
+FOLD_FILE = "fold.json"
+MIN_CLIP_SAMPLES = 1_600  # 0.1 s: shorter clips carry no emotion and are left out
+# A class that other corpora file under another label says nothing about their clips: RAVDESS tells calm from neutral,
+# the others have one label for both. The loss leaves it alone there.
+AMBIGUOUS = {"calm"}
+
+Progress = Callable[
+    [int, int, int, dict[str, float]], None
+]  # fold, epochs done, epochs in all, what was measured
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Utterances that can be used, decoded, and what was left out and why."""
+
+    utterances: tuple[Utterance, ...]
+    waveforms: Waveforms
+    problems: tuple[Problem, ...]
+    unreadable: dict[str, str]
+
+    def clips(self, rows: np.ndarray, classes: tuple[str, ...]) -> LabelledClips:
+        """Labelled clips of ``rows`` for training and development."""
+        chosen = [self.utterances[row] for row in rows]
+        names = list(CORPORA)
+        allowed = np.array(
+            [
+                [name not in AMBIGUOUS or name in CORPUS_CLASSES[clip.corpus] for name in classes]
+                for clip in chosen
+            ],
+            dtype=bool,
+        ).reshape(len(chosen), len(classes))
+        return LabelledClips(
+            self.waveforms.select(rows),
+            np.array([classes.index(clip.emotion) for clip in chosen], dtype=np.int64),
+            np.array([names.index(clip.corpus) for clip in chosen], dtype=np.int64),
+            allowed,
+        )
+
+
+def load_dataset(
+    root: Path,
+    corpora: Sequence[str] | None = None,
+    *,
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Read corpora below ``root``, decode them, and leave out silent, doubled, unreadable and empty clips by rule."""
+    return clean(load(root, corpora), cache_dir=cache_dir, progress=progress)
+
+
+def clean(
+    found: Sequence[Utterance],
+    *,
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Decode utterances and leave out silent, doubled, unreadable and empty ones by rule."""
+    waveforms = decode_utterances(found, cache_dir, progress=progress)
+    problems = find_problems(found, waveforms.digests, waveforms.is_silent.tolist())
+    usable = {utterance.utterance_id for utterance in exclude(found, problems)}
+    rows = [
+        row
+        for row, utterance in enumerate(found)
+        if utterance.utterance_id in usable and len(waveforms.clips[row]) >= MIN_CLIP_SAMPLES
+    ]
+    unreadable = {found[row].utterance_id: reason for row, reason in waveforms.errors.items()}
+    return Dataset(tuple(found[row] for row in rows), waveforms.select(rows), tuple(problems), unreadable)
+
+
+# ---------------------------------------------------------------------------------------------- one fold
+
+
+def run_fold(
+    dataset: Dataset,
+    protocol: str,
+    recipe: Recipe,
+    fold: int,
+    run_dir: Path,
+    *,
+    extra_train: Sequence[str] = (),
+    seed: int = 0,
+    accelerator: str = "auto",
+    on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train on one fold, choose and calibrate on dev, test once; return what ``fold.json`` then holds.
+
+    Raises
+    ------
+    LeakError
+        If a protocol that promises disjoint speakers does not hold; nothing is trained then.
+    """
+    done = run_dir / FOLD_FILE
+    if done.exists():
+        return json.loads(done.read_text())
+    started = time.perf_counter()
+    utterances, digests = dataset.utterances, dataset.waveforms.digests
+    split = build_split(protocol, utterances, fold, extra_train=extra_train, digests=digests)
+    audit = audit_split(split, utterances, digests)
+    audit.check()
+    model, trained = _train(dataset, split, recipe, run_dir, seed, accelerator, on_epoch)
+    result = {
+        "protocol": protocol,
+        "fold": fold,
+        "classes": list(split.classes),
+        **trained,
+        "audit": audit.to_json(),
+        "audit_summary": audit.summary(),
+        "banner": audit.banner,
+        "notes": list(split.notes),
+        "extra_train": list(extra_train),
+        "dev": [utterances[row].utterance_id for row in split.dev],
+        "test": [_describe(utterances[row]) for row in split.test],
+        "test_logits": _rounded(compute_logits(model, dataset.waveforms.select(split.test))),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    _write_json(done, result)
+    return result
+
+
+def train_final(
+    dataset: Dataset,
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    seed: int = 0,
+    accelerator: str = "auto",
+    on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train on everything but a few dev speakers, for a model that is shipped; nothing is tested."""
+    split = build_final_split(dataset.utterances, digests=dataset.waveforms.digests)
+    audit = audit_split(split, dataset.utterances, dataset.waveforms.digests)
+    audit.check()
+    _, trained = _train(dataset, split, recipe, run_dir, seed, accelerator, on_epoch)
+    result = {
+        "protocol": "shipped",
+        "fold": 0,
+        "classes": list(split.classes),
+        **trained,
+        "audit_summary": audit.summary(),
+        "notes": list(split.notes),
+        "dev": [dataset.utterances[row].utterance_id for row in split.dev],
+    }
+    _write_json(run_dir / FOLD_FILE, result)
+    return result
+
+
+def _train(
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    run_dir: Path,
+    seed: int,
+    accelerator: str,
+    on_epoch: Callable[[int, int, dict[str, float]], None] | None,
+) -> tuple[EmotionModel, dict[str, Any]]:
+    train, dev = dataset.clips(split.train, split.classes), dataset.clips(split.dev, split.classes)
+    fabric = make_fabric(precision=recipe.training.precision, accelerator=accelerator)
+    model, history = fit(recipe, split.classes, train, dev if len(dev) else None, run_dir, seed=seed,
+                         fabric=fabric, on_epoch=on_epoch)  # fmt: skip
+    temperature = 1.0
+    if len(dev):
+        temperature = fit_temperature(
+            np.where(dev.allowed, compute_logits(model, dev.waveforms), -1e4), dev.target
+        )
+    return model, {
+        "recipe": recipe.to_json(),
+        "recipe_hash": recipe.hash,
+        "seed": seed,
+        "n_parameters": n_parameters(model),
+        "temperature": temperature,
+        "history": history.rows,
+        "best_epoch": history.best_epoch,
+        "dev_uar": history.best_uar if len(dev) else None,
+        "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
+        "train_corpora": _count_training(dataset, split),
+    }
+
+
+def _count_training(dataset: Dataset, split: Split) -> dict[str, dict[str, Any]]:
+    clips = [dataset.utterances[row] for row in split.train]
+    return {
+        corpus: {
+            "n_utterances": sum(clip.corpus == corpus for clip in clips),
+            "speakers": sorted({clip.speaker_id for clip in clips if clip.corpus == corpus}),
+        }
+        for corpus in CORPORA
+        if any(clip.corpus == corpus for clip in clips)
+    }
+
+
+def _describe(utterance: Utterance) -> dict[str, str]:
+    return {
+        "id": utterance.utterance_id,
+        "corpus": utterance.corpus,
+        "speaker": utterance.speaker_id,
+        "sex": utterance.sex,
+        "emotion": utterance.emotion,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- all folds
+
+
+def evaluate(
+    root: Path,
+    protocol: str,
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    extra_train: Sequence[str] = (),
+    seed: int = 0,
+    jobs: int = 1,
+    accelerator: str = "auto",
+    cache_dir: Path | None = None,
+    on_decode: Callable[[int, int], None] | None = None,
+    on_epoch: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a protocol's folds, those that are not done yet, and return the report on all that are.
+
+    Parameters
+    ----------
+    folds
+        Which to run; None means all that the corpora on disk allow.
+    jobs
+        Folds trained at a time, each in a process of its own on an equal share of the processor's cores. Small
+        networks train faster as two processes of one thread than as one of two.
+    """
+    wanted = get_protocol(protocol)
+    asked = None if wanted.optional_corpora else [*wanted.corpora, *extra_train]
+    dataset = load_dataset(root, asked, cache_dir=cache_dir, progress=on_decode)
+    folds = list_folds(protocol, dataset.utterances) if folds is None else list(folds)
+    folders = {fold: run_dir / f"fold-{fold}" for fold in folds}
+    open_folds = [fold for fold in folds if not (folders[fold] / FOLD_FILE).exists()]
+    arguments = {"extra_train": tuple(extra_train), "seed": seed, "accelerator": accelerator}
+    if jobs <= 1 or len(open_folds) <= 1:
+        for fold in open_folds:
+            report = None if on_epoch is None else lambda *values, fold=fold: on_epoch(fold, *values)
+            run_fold(dataset, protocol, recipe, fold, folders[fold], on_epoch=report, **arguments)
+    else:
+        for values in _run_parallel(
+            root, asked, cache_dir, protocol, recipe, folders, open_folds, jobs, arguments
+        ):
+            if on_epoch is not None:
+                on_epoch(*values)
+    return summarise([json.loads((folders[fold] / FOLD_FILE).read_text()) for fold in folds], dataset)
+
+
+def _run_parallel(
+    root: Path,
+    corpora: list[str] | None,
+    cache_dir: Path | None,
+    protocol: str,
+    recipe: Recipe,
+    folders: dict[int, Path],
+    folds: Sequence[int],
+    jobs: int,
+    arguments: dict[str, Any],
+) -> Iterator[tuple[int, int, int, dict[str, float]]]:
+    """Run folds in ``jobs`` processes and yield their progress as it comes."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        queue = manager.Queue()
+        shared = (root, corpora, cache_dir, protocol, recipe.to_json(), arguments, threads, queue)
+        running = [pool.submit(_run_fold_alone, fold, folders[fold], *shared) for fold in folds]
+        for future in running:
+            future.add_done_callback(lambda _: queue.put(None))
+        remaining = len(running)
+        while remaining:
+            message = queue.get()
+            if message is None:
+                remaining -= 1
+                if failed := next((f for f in running if f.done() and f.exception()), None):
+                    for future in running:
+                        future.cancel()
+                    failed.result()
+            else:
+                yield message
+        for future in running:
+            future.result()
+
+
+def _run_fold_alone(
+    fold: int,
+    folder: Path,
+    root: Path,
+    corpora: list[str] | None,
+    cache_dir: Path | None,
+    protocol: str,
+    recipe: dict[str, Any],
+    arguments: dict[str, Any],
+    threads: int,
+    queue: Any,
+) -> None:
+    torch.set_num_threads(threads)
+    dataset = load_dataset(root, corpora, cache_dir=cache_dir)
+    run_fold(dataset, protocol, parse_recipe(recipe), fold, folder,
+             on_epoch=lambda *values: queue.put((fold, *values)), **arguments)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- scores
+
+
+def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -> dict[str, Any]:
+    """Report on finished folds: scores over all their test clips, per fold and per corpus, before and after calibration.
+
+    Raises
+    ------
+    TrainingError
+        If the folds are of different recipes, protocols or seeds.
+    """
+    first = folds[0]
+    for key in ("protocol", "recipe_hash", "classes", "seed", "extra_train"):
+        if any(fold[key] != first[key] for fold in folds):
+            raise TrainingError(f"these folds differ in their {key}: they are not one run")
+    classes = tuple(first["classes"])
+    tested = [clip for fold in folds for clip in fold["test"]]
+    logits = [np.array(fold["test_logits"]) for fold in folds]
+    probs = np.concatenate(
+        [softmax(z, temperature=fold["temperature"]) for z, fold in zip(logits, folds, strict=True)]
+    )
+    raw = np.concatenate([softmax(z) for z in logits])
+    target = np.array([classes.index(clip["emotion"]) for clip in tested])
+    who: dict[str, Any] = {
+        "speakers": [clip["speaker"] for clip in tested],
+        "sexes": [clip["sex"] for clip in tested],
+    }
+    corpora = [clip["corpus"] for clip in tested]
+    overall: dict[str, Any] = scores(target, probs, classes=classes, **who)
+    overall["ece_uncalibrated"] = scores(target, raw, classes=classes, **who)["ece"]
+    report = {
+        "protocol": first["protocol"],
+        "description": get_protocol(first["protocol"]).description,
+        "recipe": first["recipe"],
+        "recipe_hash": first["recipe_hash"],
+        "seed": first["seed"],
+        "extra_train": first["extra_train"],
+        "n_parameters": first["n_parameters"],
+        "folds": [fold["fold"] for fold in folds],
+        "n_folds": get_protocol(first["protocol"]).n_folds,
+        "banner": first["banner"],
+        "scores": overall,
+        "per_fold": [_score_fold(fold, z) for fold, z in zip(folds, logits, strict=True)],
+        "problems": [] if dataset is None else [problem.to_json() for problem in dataset.problems],
+        "unreadable": {} if dataset is None else dataset.unreadable,
+        "torch": torch.__version__,
+    }
+    report["mean_uar"] = float(np.mean([fold["uar"] for fold in report["per_fold"]]))
+    if len(set(corpora)) > 1:
+        both = scores_by_corpus(
+            target, probs, classes=classes, corpora=corpora, corpus_classes=CORPUS_CLASSES, **who
+        )
+        raw_both = scores_by_corpus(
+            target, raw, classes=classes, corpora=corpora, corpus_classes=CORPUS_CLASSES, **who
+        )
+        for corpus, kinds in both.items():
+            for kind, values in kinds.items():
+                values["ece_uncalibrated"] = raw_both[corpus][kind]["ece"]
+        report["corpora"] = both
+    return report
+
+
+def _score_fold(fold: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
+    classes = tuple(fold["classes"])
+    target = np.array([classes.index(clip["emotion"]) for clip in fold["test"]])
+    own = scores(
+        target,
+        softmax(logits, temperature=fold["temperature"]),
+        classes=classes,
+        speakers=[clip["speaker"] for clip in fold["test"]],
+        n_resamples=100,
+    )
+    kept = (
+        "fold",
+        "temperature",
+        "best_epoch",
+        "dev_uar",
+        "training_seconds",
+        "history",
+        "audit_summary",
+        "notes",
+    )
+    return {key: fold[key] for key in kept} | {
+        key: own[key] for key in ("uar", "war", "n_utterances", "n_speakers", "absent_classes")
+    }
+
+
+def test_model(
+    model: Any,
+    utterances: Sequence[Utterance],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a model file on labelled clips, with probabilities restricted to the classes of the clips' corpus.
+
+    Parameters
+    ----------
+    model
+        An :class:`undertone.recognizer.Recognizer`.
+    utterances
+        Clips of one corpus. Calm counts as neutral for a model that does not know calm; other emotions that the model
+        does not know are left out and counted.
+
+    Returns
+    -------
+    dict
+        ``restricted`` and ``unrestricted`` scores, clips left out by emotion, unreadable clips, and the speakers that
+        the model's card names as its own training speakers.
+    """
+    labels = tuple(model.card.labels)
+    heard = {speaker for corpus in model.card.corpora for speaker in corpus.speakers}
+    named = [(clip, _known_as(clip.emotion, labels)) for clip in utterances]
+    known = [(clip, emotion) for clip, emotion in named if emotion in labels]
+    if not known:
+        raise TrainingError(f"none of the clips has an emotion that the model knows: {', '.join(labels)}")
+    predictions = list(model.predict_batch([clip.path for clip, _ in known], progress=progress))
+    scored = [(*pair, p) for pair, p in zip(known, predictions, strict=True) if p.error is None]
+    target = np.array([labels.index(emotion) for _, emotion, _ in scored])
+    probs = np.array([[p.probs[label] for label in labels] for *_, p in scored])
+    corpus = known[0][0].corpus
+    own_classes = {_known_as(emotion, labels) for emotion in CORPUS_CLASSES[corpus]}
+    both = scores_by_corpus(
+        target,
+        probs,
+        classes=labels,
+        corpora=[clip.corpus for clip, *_ in scored],
+        speakers=[clip.speaker_id for clip, *_ in scored],
+        sexes=[clip.sex for clip, *_ in scored],
+        corpus_classes={corpus: sorted(own_classes & set(labels), key=labels.index)},
+    )[corpus]
+    left_out = [emotion for _, emotion in named if emotion not in labels]
+    return {
+        "corpus": corpus,
+        "model": model.card.name,
+        **both,
+        "left_out": {emotion: left_out.count(emotion) for emotion in sorted(set(left_out))},
+        "unreadable": {str(p.path): p.error for p in predictions if p.error is not None},
+        "heard_in_training": sorted({clip.speaker_id for clip, *_ in scored} & heard),
+    }
+
+
+test_model.__test__ = False  # type: ignore[attr-defined]  # a function of ours, not a test for pytest
+
+
+def _known_as(emotion: str, labels: tuple[str, ...]) -> str:
+    return "neutral" if emotion == "calm" and "calm" not in labels else emotion
+
+
+def _rounded(logits: np.ndarray) -> list[list[float]]:
+    return [[round(float(value), 5) for value in row] for row in logits]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
+
+
+def problems_to_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Problems as plain dictionaries."""
+    return [asdict(problem) for problem in problems]

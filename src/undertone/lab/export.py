@@ -1,0 +1,251 @@
+"""A trained run -> one model file: the same front end and network as in training, waveform in, emotion out.
+
+The file is compared with torch on real clips before it is written. A temperature of one number and the merging of calm
+into neutral need no second model: both happen in the graph or in the card.
+"""
+
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from undertone.audio import SAMPLE_RATE
+from undertone.lab.corpora import CORPORA
+from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
+from undertone.lab.evaluation import softmax
+from undertone.lab.recipes import EmotionModel, build_model, n_parameters, parse_recipe
+from undertone.lab.training import CHECKPOINT
+from undertone.model_file import Card, TrainingCorpus, open_model, write_card
+
+PARITY = 1e-4  # largest difference of a probability between torch and the file
+MERGED = {"calm": "neutral"}  # in a seven-class file
+MIN_DURATION_S, RECOMMENDED_DURATION_S, MAX_DURATION_S = 0.1, 3.0, 30.0
+
+
+class ExportError(ValueError):
+    """A run that cannot become a model file; the message says why."""
+
+
+class ExportedModel(nn.Module):
+    """The graph of a model file: logits, frame logits and embedding as a plain tuple.
+
+    Parameters
+    ----------
+    classes
+        Emotions of the model's logits.
+    labels
+        Emotions of the file's logits: the same, or without those of ``MERGED``.
+    temperature
+        Merged probabilities add up at this temperature, so that they do after calibration.
+    """
+
+    def __init__(
+        self, model: EmotionModel, classes: Sequence[str], labels: Sequence[str], temperature: float
+    ):
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.sources = [
+            [
+                index
+                for index, name in enumerate(classes)
+                if name == label or (MERGED.get(name) == label and name not in labels)
+            ]
+            for label in labels
+        ]
+        if sorted(index for source in self.sources for index in source) != list(range(len(classes))):
+            raise ExportError(f"cannot give {', '.join(labels)} from {', '.join(classes)}")
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Logits (batch, n_labels) and, where the network has them, frame logits and embedding."""
+        output = self.model(waveform, lengths)
+        outputs = [self._merge(output.logits)]
+        if output.frame_logits is not None:
+            outputs.append(self._merge(output.frame_logits))
+        if output.embedding is not None:
+            outputs.append(output.embedding)
+        return tuple(outputs)
+
+    def _merge(self, logits: Tensor) -> Tensor:
+        parts = [
+            logits[..., source[0]]
+            if len(source) == 1
+            else self.temperature * torch.logsumexp(logits[..., source] / self.temperature, dim=-1)
+            for source in self.sources
+        ]
+        return torch.stack(parts, dim=-1)
+
+
+def load_run(run_dir: Path) -> tuple[EmotionModel, dict[str, Any]]:
+    """Return the chosen weights of a finished run, on the CPU, and what its ``fold.json`` says."""
+    import json
+
+    described = run_dir / "fold.json"
+    if not described.exists():
+        raise ExportError(f"{run_dir} holds no finished run (no fold.json); train it to the end first")
+    result = json.loads(described.read_text())
+    model = build_model(parse_recipe(result["recipe"]), len(result["classes"]))
+    with safe_open(str(run_dir / CHECKPOINT), "pt") as file:
+        names = [name for name in file.keys() if name.startswith("best/")]  # noqa: SIM118
+        model.network.load_state_dict({name.removeprefix("best/"): file.get_tensor(name) for name in names})
+    return model.eval(), result
+
+
+def export_run(
+    run_dir: Path,
+    out: Path,
+    clips: Waveforms,
+    *,
+    name: str,
+    description: str,
+    scores: Mapping[str, Any] | None = None,
+    merge_calm: bool = False,
+    model_version: str | None = None,
+) -> Card:
+    """Write the model file of a finished run.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of a fold, or of the final training.
+    clips
+        Real clips on which torch and the file are compared.
+    scores
+        Measured scores by protocol for the card.
+    merge_calm
+        Add calm's probability to neutral's.
+
+    Raises
+    ------
+    ExportError
+        If the run is not finished, or torch and the file differ by more than ``PARITY``; nothing is written then.
+    """
+    model, result = load_run(run_dir)
+    classes = tuple(result["classes"])
+    labels = tuple(label for label in classes if not (merge_calm and label in MERGED))
+    exported = ExportedModel(model, classes, labels, result["temperature"]).eval()
+    onnx_bytes = to_onnx(exported)
+    corpora = tuple(_training_corpus(corpus, heard) for corpus, heard in result["train_corpora"].items())
+    draft = {
+        "name": name,
+        "version": model_version or version("undertone"),
+        "description": description,
+        "labels": labels,
+        "min_duration_s": MIN_DURATION_S,
+        "recommended_duration_s": RECOMMENDED_DURATION_S,
+        "max_duration_s": MAX_DURATION_S,
+        "temperature": float(result["temperature"]),
+        "recipe": result["recipe"]["name"],
+        "recipe_hash": result["recipe_hash"],
+        "recipe_settings": result["recipe"],
+        "licence": weights_licence([corpus.name for corpus in corpora]),
+        "corpora": corpora,
+        "n_parameters": n_parameters(model),
+        "created": date.today().isoformat(),
+        "intended_use": "Research on, and demonstrations of, emotion recognition in short clips of acted English speech.",
+        "not_fit_for": "Decisions about people (hiring, schooling, policing, health); spontaneous or non-English speech, "
+        "children and noisy rooms without a test of your own. It hears how actors portray emotions, not what people feel.",
+        "scores": dict(scores or {}),
+        "package_versions": {package: version(package) for package in ("torch", "onnx", "numpy")},
+        "frame_hop_s": frame_hop_s(model),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trial = write_card(onnx_bytes, Card(**draft, parity=0.0), Path(folder) / "trial.onnx")
+        parity = measure_parity(exported, trial, clips, result["temperature"])
+    if not parity < PARITY:
+        raise ExportError(
+            f"torch and the file differ by {parity:.2g} in a probability (at most {PARITY:g} is allowed)"
+        )
+    card = Card(**draft, parity=parity)
+    write_card(onnx_bytes, card, out)
+    return card
+
+
+def to_onnx(exported: nn.Module) -> bytes:
+    """ONNX bytes of a module (waveform, lengths) -> (logits, ...), with a dynamic batch and number of samples."""
+    waveform, lengths = torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
+    with torch.no_grad():
+        names = ["logits", "frame_logits", "embedding"][: len(exported(waveform, lengths))]
+    batch, n_samples = torch.export.Dim("batch"), torch.export.Dim("n_samples")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not wanted here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            copy.deepcopy(exported),
+            (waveform, lengths),
+            dynamo=True,
+            input_names=["waveform", "lengths"],
+            output_names=names,
+            dynamic_shapes={"waveform": {0: batch, 1: n_samples}, "lengths": {0: batch}},
+            verbose=False,
+        )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    proto = onnx.load_from_string(buffer.getvalue())
+    for node in proto.graph.node:  # the exporter's notes on where each node came from: half the file's text
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.value_info, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.graph.value_info[:]
+    return proto.SerializeToString()
+
+
+@torch.inference_mode()
+def measure_parity(exported: nn.Module, file: Path, clips: Waveforms, temperature: float) -> float:
+    """Largest difference of a probability between torch and a model file on clips, in padded batches and one by one."""
+    opened = open_model(file)
+    worst = 0.0
+    for size in (1, 8):
+        for rows in bucket_batches(clips.n_samples, size):
+            waveform, lengths = pad_batch([to_float(clips.clips[row]) for row in rows])
+            theirs = opened.run(waveform, lengths)["logits"]
+            ours = exported(torch.from_numpy(waveform), torch.from_numpy(lengths))[0].numpy()
+            difference = softmax(theirs, temperature=temperature) - softmax(ours, temperature=temperature)
+            worst = max(worst, float(np.abs(difference).max()))
+    return worst
+
+
+def frame_hop_s(model: EmotionModel) -> float | None:
+    """Seconds between two frame logits, or None where the network has none."""
+    stride = getattr(model.network, "frame_stride", None)
+    hop = next((m.hop_length for m in model.front_end.modules() if hasattr(m, "hop_length")), None)
+    return None if stride is None or hop is None else float(stride * hop) / SAMPLE_RATE  # type: ignore[operator]
+
+
+def weights_licence(corpora: Sequence[str]) -> str:
+    """Licence that follows for weights from the corpora they were trained on, as one sentence."""
+    names = [CORPORA[name] for name in corpora]
+    restricted = [corpus.title for corpus in names if corpus.non_commercial]
+    if not restricted:
+        return (
+            f"Follows the training data: {', '.join(f'{c.title} ({c.licence})' for c in names)}; credit them."
+        )
+    return (
+        f"Research, non-commercial use only: trained on {', '.join(f'{c.title} ({c.licence})' for c in names)}, "
+        "which must be credited."
+    )
+
+
+def _training_corpus(name: str, heard: dict[str, Any]) -> TrainingCorpus:
+    corpus = CORPORA[name]
+    return TrainingCorpus(
+        name=name,
+        licence=corpus.licence,
+        licence_url=corpus.licence_url,
+        n_utterances=heard["n_utterances"],
+        speakers=tuple(heard["speakers"]),
+    )

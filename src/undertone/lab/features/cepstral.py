@@ -1,0 +1,96 @@
+"""Mel-frequency cepstral coefficients and their deltas, agreeing with librosa 0.11 (see ``tests/lab/features``)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undertone.lab.features.spectral import LogMel, frame_mask
+
+
+def dct_matrix(n_out: int, n_in: int) -> Tensor:
+    """Orthonormal DCT-II, (n_out, n_in) float32; rows are the coefficients."""
+    angle = math.pi / n_in * (torch.arange(n_in, dtype=torch.float64) + 0.5)
+    basis = torch.cos(torch.arange(n_out, dtype=torch.float64)[:, None] * angle) * math.sqrt(2 / n_in)
+    basis[0] /= math.sqrt(2)
+    return basis.float()
+
+
+class MFCC(nn.Module):
+    """Mel-frequency cepstral coefficients, (batch, n_mfcc * (1 + n_deltas), n_frames).
+
+    Parameters
+    ----------
+    n_deltas
+        0, 1 (adds the first derivative) or 2 (the second, too), stacked below the coefficients.
+
+    References
+    ----------
+    librosa 0.11 ``feature.mfcc`` and ``feature.delta`` (width 9, ``mode="interp"``), 1e-4 of the largest value.
+    """
+
+    def __init__(self, n_mfcc: int = 40, n_mels: int = 128, n_fft: int = 512, win_length: int = 400,
+                 hop_length: int = 160, *, n_deltas: int = 0, **log_mel):  # fmt: skip
+        super().__init__()
+        if not 0 <= n_deltas <= 2:
+            raise ValueError(f"n_deltas must be 0, 1 or 2, got {n_deltas}")
+        self.log_mel = LogMel(n_mels, n_fft, win_length, hop_length, **log_mel)
+        self.n_deltas = n_deltas
+        self.n_features = n_mfcc * (1 + n_deltas)
+        self.register_buffer("dct", dct_matrix(n_mfcc, n_mels), persistent=False)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """MFCC, (batch, n_features, n_frames), and valid frames per row."""
+        log_mel, n_valid = self.log_mel(waveform, lengths)
+        mfcc = self.dct @ log_mel
+        return with_deltas(mfcc, n_valid, self.n_deltas), n_valid
+
+
+def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:
+    """Features with their first ``n_deltas`` derivatives stacked below, (batch, n_features * (1 + n_deltas), n_frames)."""
+    return torch.cat(
+        [features] + [delta(features, n_valid, order=order) for order in range(1, n_deltas + 1)], dim=1
+    )
+
+
+def delta(features: Tensor, n_valid: Tensor, *, order: int = 1, width: int = 9) -> Tensor:
+    """Local derivative over time: the slope (order 1) or curvature (order 2) of a polynomial fitted in a window.
+
+    Parameters
+    ----------
+    features : (batch, n_features, n_frames)
+    n_valid : (batch,) int64
+        Valid frames per row. Rows shorter than ``width`` are continued by repeating their last valid frame
+            (librosa refuses them).
+    width
+        Frames of the window, odd.
+
+    References
+    ----------
+    librosa 0.11 ``feature.delta(mode="interp")``: Savitzky-Golay with ``polyorder = order``, rtol 1e-4.
+    """
+    half = width // 2
+    held = F.pad(_hold_last_frame(features, n_valid), (half, 2 * half), mode="replicate")
+    taps = _derivative_taps(order, width).to(features)
+    batch, n_features, n_frames = features.shape
+    slope = F.conv1d(held.flatten(0, 1)[:, None], taps[None, None]).reshape(batch, n_features, -1)
+    # Within half a window of an edge the edge window's own polynomial counts, whose derivative is constant.
+    frame = torch.arange(n_frames, device=features.device)[None]
+    source = torch.minimum(frame.clamp_min(half), (n_valid - 1 - half).clamp_min(half)[:, None])  # (B, T)
+    slope = slope.gather(2, source[:, None].expand(-1, n_features, -1))
+    return slope * frame_mask(n_valid, n_frames)[:, None]
+
+
+def _derivative_taps(order: int, width: int) -> Tensor:
+    """Taps of the order-th derivative of a polynomial of that degree fitted to a window, (width,)."""
+    position = torch.arange(width, dtype=torch.float64) - width // 2
+    design = torch.stack([position**power for power in range(order + 1)], dim=1)  # (width, order + 1)
+    return torch.linalg.pinv(design)[order] * math.factorial(order)
+
+
+def _hold_last_frame(features: Tensor, n_valid: Tensor) -> Tensor:
+    """Replace the frames behind a row's last valid one by copies of it."""
+    frame = torch.arange(features.shape[2], device=features.device)[None]
+    index = torch.minimum(frame, n_valid[:, None] - 1)[:, None].expand(-1, features.shape[1], -1)
+    return features.gather(2, index)

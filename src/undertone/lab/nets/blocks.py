@@ -1,0 +1,104 @@
+"""Building blocks shared by the networks. Tensors in, tensors out; padding never changes a valid frame.
+
+2-D blocks work on (batch, channels, bands, frames) with a mask (batch, 1, 1, frames), 1 on valid frames. A block
+multiplies by the mask whatever a convolution will read next, which makes the padding of a batch the same zeros that the
+convolution itself puts around a clip standing alone.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvNorm2d(nn.Sequential):
+    """Convolution without bias, batch norm."""
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int = 3, stride: tuple[int, int] = (1, 1)):
+        padding = (kernel_size - 1) // 2
+        super().__init__(
+            nn.Conv2d(n_in, n_out, kernel_size, stride=stride, padding=padding, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+
+
+class SqueezeExcite2d(nn.Module):
+    """Channel gates from the mean over bands and valid frames.
+
+    References
+    ----------
+    Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, arXiv:1709.01507.
+    """
+
+    def __init__(self, n_channels: int, reduction: int = 8):
+        super().__init__()
+        self.down = nn.Linear(n_channels, max(8, n_channels // reduction))
+        self.up = nn.Linear(max(8, n_channels // reduction), n_channels)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Gated hidden, (batch, channels, bands, frames)."""
+        mean = (hidden.mean(dim=2) * mask[:, 0]).sum(dim=2) / mask.sum(dim=(2, 3))  # (B, C)
+        gate = torch.sigmoid(self.up(F.relu(self.down(mean))))  # (B, C)
+        return hidden * gate[:, :, None, None]
+
+
+class ResidualSE2d(nn.Module):
+    """Two 3 x 3 convolutions with squeeze-and-excitation and a skip; ``stride`` = (bands, frames)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: tuple[int, int] = (1, 1)):
+        super().__init__()
+        self.first = ConvNorm2d(n_in, n_out, stride=stride)
+        self.second = ConvNorm2d(n_out, n_out)
+        self.squeeze_excite = SqueezeExcite2d(n_out)
+        self.skip = (
+            nn.Identity() if n_in == n_out and stride == (1, 1) else ConvNorm2d(n_in, n_out, 1, stride)
+        )
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Hidden of the next resolution; ``mask`` is that resolution's, and the output is zero where it is.
+
+        The mask multiplies in place, before the rectifier: a batch norm does not need its own output for its gradient.
+        """
+        out = self.first(hidden).mul_(mask).relu_()
+        out = self.squeeze_excite(self.second(out), mask)
+        return (out + self.skip(hidden)).mul_(mask).relu_()
+
+
+class AttentiveStatsPool(nn.Module):
+    """Attention-weighted mean and standard deviation over valid frames: (batch, channels, frames) -> (batch, 2 * channels).
+
+    The attention sees each frame beside the clip's own mean and deviation.
+
+    References
+    ----------
+    Okabe et al., Attentive Statistics Pooling, Interspeech 2018, arXiv:1803.10963; the context is ECAPA-TDNN's,
+    arXiv:2005.07143.
+    """
+
+    def __init__(self, n_channels: int, n_hidden: int = 64):
+        super().__init__()
+        self.score = nn.Sequential(
+            nn.Conv1d(3 * n_channels, n_hidden, 1), nn.Tanh(), nn.Conv1d(n_hidden, n_channels, 1)
+        )
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled statistics, (batch, 2 * channels), and the attention, (batch, channels, frames), which sums to 1.
+
+        Parameters
+        ----------
+        hidden : (batch, channels, frames)
+        mask : (batch, frames)
+            1 on valid frames; every row needs one.
+        """
+        valid = mask[:, None]  # (B, 1, T)
+        mean, std = _weighted_stats(hidden, valid / valid.sum(dim=2, keepdim=True))
+        context = torch.cat([hidden, mean.expand_as(hidden), std.expand_as(hidden)], dim=1)
+        score = self.score(context).masked_fill(valid == 0, -torch.inf)
+        attention = torch.softmax(score, dim=2)
+        mean, std = _weighted_stats(hidden, attention)
+        return torch.cat([mean, std], dim=1).squeeze(2), attention
+
+
+def _weighted_stats(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    mean = (hidden * weight).sum(dim=2, keepdim=True)
+    variance = ((hidden - mean).square() * weight).sum(dim=2, keepdim=True)
+    return mean, variance.clamp_min(1e-5).sqrt()
