@@ -32,7 +32,10 @@ def import_use_floor() -> list[str]:
 def run_undertone(*arguments: str) -> str:
     """Run the installed command and return what it printed; its failure is this script's failure."""
     command = [str(Path(sys.executable).parent / "undertone"), *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        sys.exit(f"{result.stdout}\n{' '.join(command)} failed with exit code {result.returncode}")
+    return result.stdout
 
 
 def main() -> int:
