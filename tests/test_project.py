@@ -19,7 +19,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-# Distributions whose import name is another one, and those that torch imports for us, with the code that makes it.
+# Distributions whose import name is another one; those that torch imports for us, and where we ask it to.
 IMPORT_NAMES = {"scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric"}
 IMPORTED_FOR_US = {
     "onnxscript": "torch.onnx.export(",  # torch's ONNX exporter is written in it
@@ -79,12 +79,13 @@ def import_names(requirements: list[str]) -> set[str]:
     return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in map(distribution, requirements)}
 
 
-def test_everything_imported_is_declared():
-    declared = import_names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"])
-    declared |= {"rich", "click"}  # typer brings both
+@pytest.mark.parametrize(("folder", "extras"), [("src", ["lab"]), ("tests", ["lab", "dev"])])
+def test_everything_imported_is_declared(folder: str, extras: list[str]):
+    requirements = sum((PROJECT["optional-dependencies"][extra] for extra in extras), PROJECT["dependencies"])
+    declared = import_names(requirements) | {"rich", "click"}  # typer brings both
     undeclared = {
         name: path
-        for name, path in third_party_imports(ROOT / "src").items()
+        for name, path in third_party_imports(ROOT / folder).items()
         if name.partition(".")[0] not in declared
     }
     assert not undeclared
