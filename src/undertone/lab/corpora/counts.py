@@ -17,7 +17,7 @@ class CorpusCounts:
     emotions, speakers
         Emotion (or speaker_id) -> (clips here, clips official).
     missing_names
-        Official names of the missing clips of speakers who are here; none for EMO-DB (its names follow no rule).
+        Official names of the missing clips of speakers who are here; none for EMO-DB (no rule for its names).
     """
 
     corpus: str

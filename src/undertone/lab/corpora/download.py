@@ -52,7 +52,7 @@ class RegistrationRequired(DownloadError):
 def download(
     name: str, destination: Path | str, *, progress: bool | None = None, client: Client | None = None
 ) -> Counts:
-    """Download a corpus to its folder below ``destination``, and count its clips against the official counts.
+    """Download a corpus to its folder below ``destination``, and count its clips against the official ones.
 
     What is already there and right is not fetched again.
 
@@ -70,7 +70,7 @@ def download(
     RegistrationRequired
         For SAVEE; the message says how to get it.
     DownloadError
-        If something could not be fetched or has the wrong bytes. What has arrived is kept: call again to go on.
+        If something could not be fetched or has the wrong bytes. What has arrived is kept: call again.
     """
     corpus = get_corpus(name)
     folder = Path(destination) / corpus.folder
@@ -148,8 +148,8 @@ def list_tess(client: Client) -> list[RemoteFile]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise DownloadError(
-            f"{url} did not answer with a list of files ({error!r}); try again later, or download TESS by hand "
-            "from https://tspace.library.utoronto.ca/handle/1807/24487"
+            f"{url} did not answer with a list of files ({error!r}); try again later, or download TESS "
+            "by hand from https://tspace.library.utoronto.ca/handle/1807/24487"
         ) from error
     return [file for file in files if PurePosixPath(file.path).suffix.lower() in (*CLIP_SUFFIXES, ".zip")]
 

@@ -6,8 +6,8 @@
 - ``conflict``: the same audio under different labels: all go, since nothing says which label is right.
 
 No list of known clips is kept. On the published corpora these rules find CREMA-D's ``1076_MTI_SAD_XX``
-(silent), its pairs 1006_TIE HAP/NEU, 1013_WSI DIS/SAD and 1017_IWW ANG/FEA (conflict), and RAVDESS actor 07's two
-identical takes (duplicate). Equal audio means equal samples; a recording coded twice at a loss is not found.
+(silent), its pairs 1006_TIE HAP/NEU, 1013_WSI DIS/SAD and 1017_IWW ANG/FEA (conflict), and two identical
+takes of RAVDESS actor 07 (duplicate). Equal audio means equal samples: two lossy codings of a clip differ.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Fetching files over HTTP so that what is on disk is whole and right, and unpacking zips without trusting them.
+"""Fetching files over HTTP so that what is on disk is whole and right, and unpacking zips without trust.
 
 A file is written to ``.NAME.part`` beside its target, where a later call goes on, then checked, then renamed.
-Too many requests (429), server errors and dropped connections are tried again with growing pauses. A file that
-does not exist, or whose bytes are wrong, is an error; wrong bytes are deleted.
+Too many requests (429), server errors and dropped connections are tried again with growing pauses. A file
+that does not exist, or whose bytes are wrong, is an error; wrong bytes are deleted.
 """
 
 import email.utils
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from undertone.lab.corpora.utterance import CLIP_SUFFIXES, CorpusError
 
-CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 14  # a dropped connection loses less than this
 MAX_FILE_BYTES = 4 << 30  # of a file whose size is not known beforehand
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_RATIO = 100  # unpacked to packed; the corpora's WAVs reach about 2
@@ -312,8 +312,8 @@ def _fetch_from(
             advance(-n_fetched)
             if not was_resumed:  # else the old part may be to blame: once more from the start
                 raise DownloadError(
-                    f"{url} sent other bytes than published ({file.checksum} expected); the file was deleted. "
-                    "Try again; if it stays so, the source has changed or something on the way alters files"
+                    f"{url} sent other bytes than published ({file.checksum}); the file was deleted. "
+                    "Try again; if it stays so, the source has changed, or something on the way alters files"
                 ) from error
     if not n_fetched:
         advance(file.n_bytes or 0)
@@ -354,8 +354,8 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
     Raises
     ------
     DownloadError
-        If the zip is damaged, leads out of ``folder``, holds a link, or unpacks to far more than it holds. Names
-        and sizes are checked before anything is written.
+        If the zip is damaged, leads out of ``folder``, holds a link, or unpacks to far more than it holds.
+        Names and sizes are checked before anything is written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
