@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types imports docs wheel base readme clean
+.PHONY: help demo test lint style types imports docs wheel base readme clean
 
 VENV := .venv
 DEMO_VENV := .venv-demo
@@ -48,7 +48,9 @@ demo: $(DEMO_VENV)/installed ## recognise emotion in the bundled recordings, or 
 test: $(VENV)/installed ## all tests (some: TESTS='tests/test_audio.py -x')
 	@$(VENV)/bin/pytest --durations=10 $(TESTS)
 
-lint: types imports ## ruff, pyright and the contracts between the two floors
+lint: style types imports ## all three of the next ones
+
+style: $(VENV)/installed ## ruff alone: lint and format
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
