@@ -16,7 +16,8 @@ AIFF-C under a ``.wav`` name                       used: the content decides
 truncated file, damage in the middle               what comes before is used, with a logged warning where
                                                    the header declares more; refused if nothing comes before
 header claims more samples than there are          as truncated; "unknown length" warns nobody
-header claims more than ``max_duration_s``         refused before anything is decoded
+header claims more than ``max_duration_s``         refused before anything is decoded; for WAV and AIFF the
+                                                   size of the file counts instead
 decoding yields more than ``max_duration_s``       refused at that point, whatever the header says
 0 samples (also after resampling)                  refused
 1 sample                                           used: how short is too short is the model's business
@@ -259,14 +260,13 @@ def _mix(sound: _Sound, max_duration_s: float) -> Iterator[np.ndarray]:
         if n_done > max_duration_s * sample_rate:
             raise _too_long(f"goes on after {n_done / sample_rate:.1f} s", max_duration_s)
         yield np.ascontiguousarray(mono, dtype=np.float32)
-    declared_s = sound.info.duration_s
-    if declared_s is not None and 0 < n_done < (declared_s - _MISSING_S) * sample_rate:
-        _log.warning(
-            "%s: ends after %.2f s of the %.2f s its header declares; only that part is used",
-            sound.name,
-            n_done / sample_rate,
-            declared_s,
-        )
+    done_s, declared_s = (
+        n_done / sample_rate,
+        ((sound.info.n_samples or 0) + sound.info.n_missing) / sample_rate,
+    )
+    if 0 < done_s < declared_s - _MISSING_S:
+        text = "%s: ends after %.2f s of the %.2f s its header declares; only that part is used"
+        _log.warning(text, sound.name, done_s, declared_s)
 
 
 def _no_audio(frames: np.ndarray, peak: float, n_before: int, sample_rate: int) -> AudioError:

@@ -34,7 +34,7 @@ class AudioError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of a source declares; the content may hold less.
+    """What a source says about itself before it is decoded; the content may hold less.
 
     Attributes
     ----------
@@ -45,17 +45,21 @@ class AudioInfo:
     n_channels
         Before mixing.
     n_samples
-        Per channel at ``sample_rate``; None where the header does not say.
+        Per channel at ``sample_rate``: what the header declares, but no more than a WAV or AIFF file has room
+        for; None where the header does not say.
+    n_missing
+        Declared, but beyond the end of the file.
     """
 
     format: str
     sample_rate: int
     n_channels: int
     n_samples: int | None
+    n_missing: int = 0
 
     @property
     def duration_s(self) -> float | None:
-        """Seconds declared, or None."""
+        """Seconds of ``n_samples``, or None."""
         return None if self.n_samples is None else self.n_samples / self.sample_rate
 
 
@@ -69,7 +73,8 @@ class Window:
     def __init__(self, file: BinaryIO, start: int = 0):
         self.file = file
         self.start = start
-        self.n_bytes = max(0, file.seek(0, os.SEEK_END) - start)
+        file.seek(0, os.SEEK_END)  # not every file object returns the position
+        self.n_bytes = max(0, file.tell() - start)
         self.position = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -182,9 +187,8 @@ def _is_mp3(head: bytes) -> bool:
 
 
 def _ogg_codec(head: bytes) -> str:
-    packet = (
-        head[27 + head[26] :] if len(head) > 27 else b""
-    )  # 27 bytes of page header, then its segment table
+    """Return the codec that the first page announces, after 27 bytes of header and its segment table."""
+    packet = head[27 + head[26] :] if len(head) > 27 else b""
     if packet.startswith(b"\x01vorbis"):
         return "Ogg Vorbis"
     if packet.startswith(b"OpusHead"):
@@ -195,12 +199,11 @@ def _ogg_codec(head: bytes) -> str:
 def _open_sndfile(window: Window, name: str, stack: ExitStack) -> tuple[AudioInfo, Iterator[np.ndarray]]:
     import soundfile
 
+    window.seek(0)
     try:
         sound = stack.enter_context(soundfile.SoundFile(window))  # type: ignore[arg-type]
     except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"is a damaged {name} file ({error.error_string}); download or export it again"
-        ) from error
+        raise AudioError(f"is a damaged {name} file; export it again") from error
     # soundfile seeks after each read of a seekable file, which makes MP3 decoders start over
     sound.seekable = lambda: False  # type: ignore[method-assign]
     n_samples = sound.frames if 0 <= sound.frames < 2**62 else None  # libsndfile's "unknown" is 2**63 - 1
@@ -218,10 +221,8 @@ def _sndfile_blocks(sound, name: str) -> Iterator[np.ndarray]:
             frames = sound.read(out=frames)
         except soundfile.LibsndfileError as error:
             if n_done == 0:
-                raise AudioError(
-                    f"is a damaged {name} file ({error.error_string}); export it again"
-                ) from error
-            return  # what came before is used; _mix warns when the header declared more
+                raise AudioError(f"is a damaged {name} file; export it again") from error
+            return  # what came before is used
         if len(frames) == 0:
             return
         n_done += len(frames)
@@ -293,8 +294,7 @@ def _open_wav(window: Window) -> tuple[AudioInfo, Iterator[np.ndarray]]:
         n_declared = int.from_bytes(sizes[8:], "little")
     elif n_declared >= _UNKNOWN_LENGTH or (n_declared == 0 and _is_unclosed(window, start)):
         n_declared = window.n_bytes - start
-    info = AudioInfo(f"WAV, {codec}", sample_rate, n_channels, n_declared // (n_channels * encoding.n_bytes))
-    return _open_values(window, start, n_declared, info, encoding)
+    return _open_values(window, start, n_declared, f"WAV, {codec}", sample_rate, n_channels, encoding)
 
 
 def _is_unclosed(window: Window, data_start: int) -> bool:
@@ -321,9 +321,7 @@ def _parse_wav_format(content: bytes) -> tuple[str, int, int, _Encoding]:
         codec, encoding = ("A-law", _LAWS["alaw"]) if tag == _ALAW else ("mu-law", _LAWS["ulaw"])
     else:
         codec = _REFUSED_TAGS.get(tag, f"codec {tag:#x}, {n_bits} bit")
-        raise AudioError(
-            f"is a WAV file with {codec}; only PCM, float, A-law and mu-law are read here; {_CONVERT}"
-        )
+        raise AudioError(f"is a WAV file with {codec}; only {_CODECS} are read here; {_CONVERT}")
     if n_channels == 0 or n_frame_bytes != n_channels * n_bytes:
         raise AudioError(
             f"is a damaged WAV file ({n_channels} channels of {n_bits} bit in {n_frame_bytes} bytes); "
@@ -346,14 +344,11 @@ def _open_aiff(window: Window) -> tuple[AudioInfo, Iterator[np.ndarray]]:
     if n_channels == 0:
         raise AudioError("is a damaged AIFF file (0 channels); export it again")
     start, size = chunks[b"SSND"]
-    offset = int.from_bytes(
-        window.read_at(start, 4), "big"
-    )  # of the first frame; then a block size nobody uses
+    offset = int.from_bytes(window.read_at(start, 4), "big")  # of the first frame; a block size follows
     n_declared = max(0, (window.n_bytes - start if size >= _UNKNOWN_LENGTH else size) - 8 - offset)
-    codec = f"{n_bits}-bit {compression.decode('latin-1').strip()}"
-    n_samples = n_declared // (n_channels * encoding.n_bytes)
-    info = AudioInfo(f"AIFF, {codec}", _extended_to_int(exponent, mantissa), n_channels, n_samples)
-    return _open_values(window, start + 8 + offset, n_declared, info, encoding)
+    name = f"AIFF, {n_bits}-bit {compression.decode('latin-1').strip()}"
+    sample_rate = _extended_to_int(exponent, mantissa)
+    return _open_values(window, start + 8 + offset, n_declared, name, sample_rate, n_channels, encoding)
 
 
 def _aiff_encoding(compression: bytes, n_bits: int) -> _Encoding:
@@ -376,11 +371,18 @@ def _extended_to_int(exponent: int, mantissa: int) -> int:
 
 
 def _open_values(
-    window: Window, start: int, n_declared: int, info: AudioInfo, encoding: _Encoding
+    window: Window,
+    start: int,
+    n_declared: int,
+    name: str,
+    sample_rate: int,
+    n_channels: int,
+    encoding: _Encoding,
 ) -> tuple[AudioInfo, Iterator[np.ndarray]]:
     """Return the blocks of values from ``start`` to the declared or the real end, whichever comes first."""
-    n_frame_bytes = info.n_channels * encoding.n_bytes
+    n_frame_bytes = n_channels * encoding.n_bytes
     n_frames = max(0, min(n_declared, window.n_bytes - start)) // n_frame_bytes
+    info = AudioInfo(name, sample_rate, n_channels, n_frames, n_declared // n_frame_bytes - n_frames)
 
     def blocks() -> Iterator[np.ndarray]:
         for first in range(0, n_frames, BLOCK_FRAMES):
@@ -389,7 +391,7 @@ def _open_values(
             content = content[: len(content) // n_frame_bytes * n_frame_bytes]
             if not content:
                 return
-            yield _decode(content, encoding).reshape(-1, info.n_channels)
+            yield _decode(content, encoding).reshape(-1, n_channels)
 
     return info, blocks()
 
@@ -402,10 +404,9 @@ def _decode(content: bytes, encoding: _Encoding) -> np.ndarray:
     if code == "ulaw":
         return _expand_ulaw(np.frombuffer(content, np.uint8))
     if code.endswith("i3"):  # numpy has no 3-byte integer: make it the upper bytes of four
-        wide = np.zeros((len(content) // 3, 4), np.uint8)
-        wide[:, slice(1, 4) if code[0] == "<" else slice(0, 3)] = np.frombuffer(content, np.uint8).reshape(
-            -1, 3
-        )
+        narrow = np.frombuffer(content, np.uint8).reshape(-1, 3)
+        wide = np.zeros((len(narrow), 4), np.uint8)
+        wide[:, slice(1, 4) if code[0] == "<" else slice(0, 3)] = narrow
         return to_float(wide.view(code[0] + "i4")[:, 0])
     return to_float(np.frombuffer(content, code))
 
