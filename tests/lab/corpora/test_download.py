@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import signal
 import threading
 import time
 import zipfile
@@ -70,9 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if fault == "wrong bytes":
             body = bytes(len(body))
-        n_sent = {"drop": len(body) // 2, "reset": 0}.get(
-            fault, fault if isinstance(fault, int) else len(body)
-        )
+        n_sent = {"drop": len(body) // 2, "reset": 0}.get(fault, fault if isinstance(fault, int) else len(body))
         self.wfile.write(body[:n_sent])
 
 
@@ -237,6 +236,16 @@ def test_stop_ends_a_download_and_keeps_what_arrived(server, client, tmp_path):
         fetch(client, tmp_path)
 
 
+def test_ctrl_c_does_not_wait_for_the_server(server, tmp_path):
+    server.faults["/clip.wav"] = [(429, {"Retry-After": "300"})]
+    started_s = time.monotonic()
+    main = threading.main_thread().ident
+    threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        fetch(Client(base_url=server.url), tmp_path)
+    assert time.monotonic() - started_s < 10
+
+
 # ---- several files ----
 
 
@@ -263,9 +272,7 @@ def test_a_dead_source_is_given_up_early(server, client, tmp_path):
     assert len(server.requests) < 30
 
 
-@pytest.mark.parametrize(
-    "path", ["../clip.wav", "/etc/clip.wav", "a/../../clip.wav", "C:\\clip.wav", "a\\b.wav", ""]
-)
+@pytest.mark.parametrize("path", ["../clip.wav", "/etc/clip.wav", "a/../../clip.wav", "C:\\clip.wav", "a\\b.wav", ""])
 def test_unsafe_names_are_refused_before_anything_is_fetched(server, client, tmp_path, path):
     with pytest.raises(DownloadError, match="not a safe file name"):
         fetch(client, tmp_path / "inside", path=path)
@@ -333,9 +340,7 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path):
     assert left_in(tmp_path) == ["corpus.zip"]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>", lambda data: b""]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>", lambda data: b""])
 def test_a_damaged_zip_is_refused(tmp_path, damage):
     (tmp_path / "corpus.zip").write_bytes(damage(make_zip({"a.wav": CONTENT})))
     with pytest.raises(DownloadError, match="damaged"):
@@ -369,9 +374,7 @@ def test_ravdess_with_other_bytes_is_refused(server, client, tmp_path):
 def test_crema_d_comes_clip_by_clip(server, client, tmp_path, monkeypatch):
     media, raw = "/media/CheyneyComputerScience/CREMA-D/master/", "/CheyneyComputerScience/CREMA-D/master/"
     mirror = "/cs-cooper-lab/crema-d-mirror/-/raw/main/"
-    clips = {
-        f"{name}.wav": name.encode() for name in ("1001_DFA_ANG_XX", "1002_DFA_ANG_XX", "1003_DFA_ANG_XX")
-    }
+    clips = {f"{name}.wav": name.encode() for name in ("1001_DFA_ANG_XX", "1002_DFA_ANG_XX", "1003_DFA_ANG_XX")}
     rows = [
         {"file": name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": str(len(content))}
         for name, content in clips.items()
@@ -386,9 +389,7 @@ def test_crema_d_comes_clip_by_clip(server, client, tmp_path, monkeypatch):
     )
     server.files = {media + "AudioWAV/" + name: content for name, content in clips.items()}
     server.files |= {raw + path: content for path, content in tables.items()}
-    pointer = (
-        b"version https://git-lfs.github.com/spec/v1\n"  # what GitHub sends for a file outside LFS media
-    )
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"  # what GitHub sends for a file outside LFS media
     server.files[media + "AudioWAV/1002_DFA_ANG_XX.wav"] = pointer
     with pytest.raises(DownloadError, match="1002_DFA_ANG_XX"):
         download("crema-d", tmp_path, client=client)
@@ -426,9 +427,7 @@ def dataverse_entry(number: int, name: str, content: bytes, folder: str | None =
     return entry | ({"directoryLabel": folder} if folder else {})
 
 
-TESS_LIST = (
-    "/api/datasets/:persistentId/versions/:latest-published/files?persistentId=doi%3A10.5683%2FSP2%2FE8H2MF"
-)
+TESS_LIST = "/api/datasets/:persistentId/versions/:latest-published/files?persistentId=doi%3A10.5683%2FSP2%2FE8H2MF"
 
 
 def test_tess_is_listed_by_the_dataverse(server, client, tmp_path):
@@ -447,9 +446,7 @@ def test_tess_is_listed_by_the_dataverse(server, client, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "answer", [b"<html>maintenance</html>", b'{"status": "ERROR"}', b'{"data": [{}]}', b"[]"]
-)
+@pytest.mark.parametrize("answer", [b"<html>maintenance</html>", b'{"status": "ERROR"}', b'{"data": [{}]}', b"[]"])
 def test_tess_list_that_is_none(server, client, tmp_path, answer):
     server.files[TESS_LIST] = answer
     with pytest.raises(DownloadError, match="try again later"):
@@ -483,9 +480,7 @@ def test_a_damaged_zip_is_fetched_afresh_next_time(server, client, tmp_path):
 
 
 def test_savee_says_how_to_register(tmp_path):
-    with pytest.raises(
-        RegistrationRequired, match=r"register at http://.*\n.*\n.*SAVEE/AudioData/DC/a01.wav"
-    ):
+    with pytest.raises(RegistrationRequired, match=r"register at http://.*\n.*\n.*SAVEE/AudioData/DC/a01.wav"):
         download("savee", tmp_path)
     assert left_in(tmp_path) == []
 

@@ -1,9 +1,12 @@
 """Made-up empty files with the corpora's real names, in the official layouts and those of common mirrors."""
 
 import dataclasses
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from undertone.emotions import EMOTIONS
 from undertone.lab.corpora import CORPORA, CorpusError, check_counts, get_corpus, load
@@ -264,6 +267,28 @@ def test_emo_db_speakers_are_five_women_and_five_men(tmp_path):
     speakers = ["03", "08", "09", "10", "11", "12", "13", "14", "15", "16"]
     utterances = parse("emo-db", make_clips(tmp_path, [f"{speaker}a01Na.wav" for speaker in speakers]))
     assert [utterance.sex for utterance in utterances].count("female") == 5
+
+
+# ---- any name ----
+
+
+@given(
+    st.sampled_from(list(CORPORA)),
+    st.one_of(
+        st.text(max_size=24),
+        st.from_regex(r"(0\d-){6}\d\d|1\d{3}_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}|[OY]AF_[a-z]{3}_[a-zſ]{2,5}", fullmatch=True),
+        st.from_regex(r"(DC_|)[adfhnsu]{1,2}\d\d|\d\d[abAB]\d\d[A-Za-z][a-z]", fullmatch=True),
+    ),
+)
+def test_any_name_is_understood_in_full_or_not_at_all(name, stem):
+    module = import_module(f"undertone.lab.corpora.{name.replace('-', '_')}")
+    keywords = {"votes": {}} if name == "crema-d" else {}
+    corpus, utterance = CORPORA[name], module._parse_name(Path("DC") / f"{stem}.wav", **keywords)
+    if utterance is not None:
+        assert utterance.emotion in corpus.emotions
+        assert utterance.speaker_id in corpus.speaker_counts
+        if name in ("tess", "savee"):  # RAVDESS' and CREMA-D's names also have combinations never recorded
+            assert utterance.utterance_id.removeprefix(f"{name}/") in corpus.official_names()
 
 
 # ---- load ----

@@ -12,9 +12,7 @@ from undertone.lab.corpora.counts import CorpusCounts, Counts, count_corpus
 from undertone.lab.corpora.duplicates import Problem, exclude, find_problems
 from undertone.lab.corpora.utterance import Corpus, CorpusError, Utterance, same_name
 
-CORPORA: dict[str, Corpus] = {
-    corpus.CORPUS.name: corpus.CORPUS for corpus in (ravdess, crema_d, tess, savee, emo_db)
-}
+CORPORA: dict[str, Corpus] = {corpus.CORPUS.name: corpus.CORPUS for corpus in (ravdess, crema_d, tess, savee, emo_db)}
 
 __all__ = [
     "CORPORA",
@@ -91,9 +89,7 @@ def check_counts(utterances: Sequence[Utterance], corpora: Sequence[str] | None 
     if corpora is None:
         corpora = list({utterance.corpus for utterance in utterances})
     asked = {get_corpus(name).name for name in corpora}
-    return Counts(
-        tuple(count_corpus(corpus, utterances) for name, corpus in CORPORA.items() if name in asked)
-    )
+    return Counts(tuple(count_corpus(corpus, utterances) for name, corpus in CORPORA.items() if name in asked))
 
 
 def _find_folder(root: Path, name: str) -> Path | None:

@@ -104,18 +104,14 @@ class Counts:
 
 def count_corpus(corpus: Corpus, utterances: Sequence[Utterance]) -> CorpusCounts:
     """Count the utterances of one corpus against what was published; those of other corpora are ignored."""
-    own = [
-        utterance for utterance in utterances if utterance.corpus == corpus.name and not utterance.source_id
-    ]
+    own = [utterance for utterance in utterances if utterance.corpus == corpus.name and not utterance.source_id]
     emotions, speakers = count_by(own, "emotion"), count_by(own, "speaker_id")
     official = corpus.official_names() if corpus.official_names else frozenset()
     here = {utterance.utterance_id for utterance in own}
     absent = [name for name in sorted(official) if f"{corpus.name}/{name}" not in here]
     return CorpusCounts(
         corpus=corpus.name,
-        emotions={
-            emotion: (emotions.get(emotion, 0), corpus.emotion_counts[emotion]) for emotion in corpus.emotions
-        },
+        emotions={emotion: (emotions.get(emotion, 0), corpus.emotion_counts[emotion]) for emotion in corpus.emotions},
         speakers={speaker: (speakers.get(speaker, 0), n) for speaker, n in corpus.speaker_counts.items()},
         missing_names=tuple(name for name in absent if corpus.speaker_of(name) in speakers),
     )

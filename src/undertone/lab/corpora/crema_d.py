@@ -63,7 +63,8 @@ _MISSING_SENTENCES = {("1008", "WSI"), ("1009", "MTI"), ("1019", "ITH")}
 _MISSING_CLIPS = {"1002_TIE_NEU_XX", "1076_ITS_NEU_XX"}
 
 NAME = re.compile(
-    rf"({'|'.join(ACTORS)})_({'|'.join(SENTENCES)})_({'|'.join(EMOTIONS)})_(LO|MD|HI|XX?)", re.IGNORECASE
+    rf"({'|'.join(ACTORS)})_({'|'.join(SENTENCES)})_({'|'.join(EMOTIONS)})_(LO|MD|HI|XX?)",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -113,8 +114,7 @@ def _load_votes(folder: Path) -> dict[str, tuple[tuple[str, ...], float]]:
             return {row["FileName"]: _parse_vote(row) for row in csv.DictReader(file)}
     except (KeyError, ValueError, AttributeError) as error:
         raise CorpusError(
-            f"{tables[0]} is not CREMA-D's summaryTable.csv ({error!r}); download it again, or remove "
-            f"it to go without"
+            f"{tables[0]} is not CREMA-D's summaryTable.csv ({error!r}); download it again, or remove it to go without"
         ) from error
 
 

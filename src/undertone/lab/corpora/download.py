@@ -143,9 +143,7 @@ def list_tess(client: Client) -> list[RemoteFile]:
     url = f"{versions}files?persistentId={quote(TESS_DOI, safe='')}"
     answer = client.get_json(url)
     try:
-        files = [
-            _dataverse_file(entry["dataFile"], entry.get("directoryLabel", "")) for entry in answer["data"]
-        ]
+        files = [_dataverse_file(entry["dataFile"], entry.get("directoryLabel", "")) for entry in answer["data"]]
     except (KeyError, TypeError, ValueError) as error:
         raise DownloadError(
             f"{url} did not answer with a list of files ({error!r}); try again later, or download TESS "

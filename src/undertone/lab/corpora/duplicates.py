@@ -28,9 +28,7 @@ class Problem:
     def __str__(self) -> str:
         labelled = zip(self.utterance_ids, self.emotions, strict=True)
         names = " = ".join(f"{name} ({emotion})" for name, emotion in labelled)
-        verdict = (
-            "excluded" if self.excluded == self.utterance_ids else f"excluded {', '.join(self.excluded)}"
-        )
+        verdict = "excluded" if self.excluded == self.utterance_ids else f"excluded {', '.join(self.excluded)}"
         return f"{self.kind}: {names}; {verdict}"
 
     def to_json(self) -> dict[str, object]:
@@ -43,9 +41,7 @@ class Problem:
         }
 
 
-def find_problems(
-    utterances: Sequence[Utterance], digests: Sequence[str], is_silent: Sequence[bool]
-) -> list[Problem]:
+def find_problems(utterances: Sequence[Utterance], digests: Sequence[str], is_silent: Sequence[bool]) -> list[Problem]:
     """Silent clips, duplicates and label conflicts, by the rules above; silent clips first, then by name.
 
     Parameters
@@ -74,9 +70,7 @@ def exclude(utterances: Sequence[Utterance], problems: Sequence[Problem]) -> lis
     """Return the utterances, in order, without the excluded ones and without augmented copies of these."""
     gone = {name for problem in problems for name in problem.excluded}
     return [
-        utterance
-        for utterance in utterances
-        if utterance.utterance_id not in gone and utterance.source_id not in gone
+        utterance for utterance in utterances if utterance.utterance_id not in gone and utterance.source_id not in gone
     ]
 
 

@@ -1,6 +1,6 @@
 """EMO-DB: 10 German actors, 10 sentences, 7 emotions, 535 clips at 16 kHz.
 
-Burkhardt et al. (2005), https://doi.org/10.21437/Interspeech.2005-446. Free to use.
+Burkhardt et al. (2005), https://doi.org/10.21437/Interspeech.2005-446. Freely available.
 Source: http://emodb.bilderbar.info.
 
 A file name has four fields without separators, ``03a01Fa.wav``: speaker, sentence, the emotion's German
@@ -36,7 +36,7 @@ SPEAKERS = {  # sex, age in years
     "16": ("female", 31),
 }
 SENTENCES = ("a01", "a02", "a04", "a05", "a07", "b01", "b02", "b03", "b09", "b10")
-NAME = re.compile(rf"({'|'.join(SPEAKERS)})({'|'.join(SENTENCES)})([WLEAFTN])([a-z])", re.IGNORECASE)
+NAME = re.compile(rf"({'|'.join(SPEAKERS)})({'|'.join(SENTENCES)})([WLEAFTN])([a-z])", re.IGNORECASE | re.ASCII)
 
 
 def parse(folder: Path) -> list[Utterance]:
@@ -67,7 +67,7 @@ CORPUS = Corpus(
     name="emo-db",
     folder="EMO-DB",
     title="Berlin Database of Emotional Speech",
-    licence="free to use, with citation",
+    licence="freely available (CC0 1.0 in its authors' audb edition)",
     licence_url="http://emodb.bilderbar.info",
     non_commercial=False,
     citation=(

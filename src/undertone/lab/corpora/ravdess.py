@@ -30,7 +30,7 @@ INTENSITIES = {"01": "normal", "02": "strong"}
 ACTORS = tuple(f"{actor:02d}" for actor in range(1, 25))
 SPEECH_AUDIO_ONLY = ("03", "01")  # modality, vocal channel
 ACTOR_FOLDER = re.compile(r"actor_\d+", re.IGNORECASE)
-NAME = re.compile(r"(\d\d)-(\d\d)-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+NAME = re.compile(r"(\d\d)-(\d\d)-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])", re.ASCII)
 
 
 def parse(folder: Path) -> list[Utterance]:

@@ -32,16 +32,14 @@ EMOTIONS = {
     "su": "surprise",
 }
 SPEAKERS = ("DC", "JE", "JK", "KL")
-CODES = tuple(
-    f"{emotion}{number:02d}" for emotion in EMOTIONS for number in range(1, 31 if emotion == "n" else 16)
-)
+CODES = tuple(f"{emotion}{number:02d}" for emotion in EMOTIONS for number in range(1, 31 if emotion == "n" else 16))
 N_COMMON = 3  # numbers 01-03 of every emotion
 # The neutral clips n16, n17, ... n30 repeat the common and the emotion-specific sentences, in this order.
 _REPEATED = "n01 n02 n03 a04 a05 d04 d05 f04 f05 su04 su05 sa04 sa05 h04 h05"
 NEUTRAL_REPEATS = {f"n{number}": code for number, code in enumerate(_REPEATED.split(), start=16)}
 NAME = re.compile(
     rf"(?:({'|'.join(SPEAKERS)})_)?(sa|su|[adfhn])(0[1-9]|[12]\d|30)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 

@@ -7,7 +7,8 @@ A file name has three fields, ``OAF_back_angry.wav``: speaker (OAF, 64 years old
 the word ...", emotion (``ps`` = pleasant surprise). Folder names differ in case and spelling from copy to
 copy, so the label is read off the file name alone. One official file is misnamed ``OA_bite_neutral``; its
 ``utterance_id`` says OAF like the others. A common mirror nests the whole set a second time in itself:
-every clip is read once.
+every clip is read once. Two official files are AIFF-C under a ``.wav`` name (``YAF_neat_fear``,
+``YAF_germ_angry``); they are read by their content.
 """
 
 import re
@@ -39,7 +40,7 @@ _WORDS = """
     wag walk wash week wheat when which whip white wife wire witch yearn yes young youth
 """
 WORDS = tuple(_WORDS.split())  # 200
-NAME = re.compile(rf"(OAF?|YAF)_({'|'.join(WORDS)})_({'|'.join(EMOTIONS)})", re.IGNORECASE)
+NAME = re.compile(rf"(OAF?|YAF)_({'|'.join(WORDS)})_({'|'.join(EMOTIONS)})", re.IGNORECASE | re.ASCII)
 
 
 def parse(folder: Path) -> list[Utterance]:

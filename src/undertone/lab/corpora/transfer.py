@@ -149,9 +149,7 @@ class Client:
                 start = 0
             self._write(response, part, start, n_bytes or MAX_FILE_BYTES, advance)
 
-    def _write(
-        self, response: Any, part: Path, start: int, limit: int, advance: Callable[[int], None]
-    ) -> None:
+    def _write(self, response: Any, part: Path, start: int, limit: int, advance: Callable[[int], None]) -> None:
         import requests
 
         announced = response.headers.get("Content-Length", "")
@@ -284,9 +282,7 @@ def _fetch_file(file: RemoteFile, target: Path, client: Client, advance: Callabl
     return _fetch_from(file.urls[-1], file, target, client, advance)
 
 
-def _fetch_from(
-    url: str, file: RemoteFile, target: Path, client: Client, advance: Callable[[int], None]
-) -> None:
+def _fetch_from(url: str, file: RemoteFile, target: Path, client: Client, advance: Callable[[int], None]) -> None:
     """Leave a verified file at ``target``: pooch compares the checksum, then renames."""
     import pooch
 
@@ -342,9 +338,7 @@ def target_of(folder: Path, path: str) -> Path:
     """
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or any(character in path for character in "\\:\0"):
-        raise DownloadError(
-            f"{path!r} is not a safe file name; nothing was written. Do not trust this source"
-        )
+        raise DownloadError(f"{path!r} is not a safe file name; nothing was written. Do not trust this source")
     return folder.joinpath(*parts)
 
 
@@ -365,9 +359,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
             for member, target in zip(members, targets, strict=True):
                 _extract(opened, member, target)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise DownloadError(
-            f"{archive} is damaged ({error}); run the same command for a fresh copy"
-        ) from error
+        raise DownloadError(f"{archive} is damaged ({error}); run the same command for a fresh copy") from error
     return targets
 
 
@@ -382,9 +374,7 @@ def _check_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         raise DownloadError(f"{archive} holds a symbolic link, which no corpus does; it was not unpacked")
     unpacked = sum(member.file_size for member in members)
     if unpacked > min(MAX_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size):
-        raise DownloadError(
-            f"{archive} would unpack to {unpacked:,} bytes, which no corpus does; it was not unpacked"
-        )
+        raise DownloadError(f"{archive} would unpack to {unpacked:,} bytes, which no corpus does; it was not unpacked")
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
@@ -392,9 +382,7 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
     part = target.with_name(f".{target.name}.part")
     try:
         with opened.open(member) as source, part.open("wb") as file:
-            while chunk := source.read(
-                CHUNK_BYTES
-            ):  # never yields more than member.file_size; checks the CRC
+            while chunk := source.read(CHUNK_BYTES):  # never yields more than member.file_size; checks the CRC
                 file.write(chunk)
         part.replace(target)
     finally:

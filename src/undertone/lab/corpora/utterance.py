@@ -133,8 +133,7 @@ def parse_clips(
             copies.setdefault(utterance.utterance_id, []).append(utterance)
     if not copies:
         raise CorpusError(
-            f"no clip below {folder} has a name like {example}; is this the unpacked corpus, in its "
-            f"official naming?"
+            f"no clip below {folder} has a name like {example}; is this the unpacked corpus, in its official naming?"
         )
     return [min(copies[utterance_id], key=_copy_rank) for utterance_id in sorted(copies)]
 
