@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,10 +84,12 @@ def delta(features: Tensor, n_valid: Tensor, *, order: int = 1, width: int = 9) 
 
 
 def _derivative_taps(order: int, width: int) -> Tensor:
-    """Taps of the order-th derivative of a polynomial of that degree fitted to a window, (width,)."""
-    position = torch.arange(width, dtype=torch.float64) - width // 2
-    design = torch.stack([position**power for power in range(order + 1)], dim=1)  # (width, order + 1)
-    return torch.linalg.pinv(design)[order] * math.factorial(order)
+    """Taps of the order-th derivative of a polynomial of that degree fitted to a window, (width,).
+
+    Worked out in numpy: inside an exported graph they are a constant, while torch's ``pinv`` has no ONNX operator.
+    """
+    design = np.vander(np.arange(width) - width // 2, order + 1, increasing=True)  # (width, order + 1)
+    return torch.tensor((np.linalg.pinv(design)[order] * math.factorial(order)).tolist(), dtype=torch.float64)
 
 
 def _hold_last_frame(features: Tensor, n_valid: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ class PowerSpectrum(nn.Module):
         """Power spectrum, (batch, n_bins, n_frames), and valid frames per row, (batch,)."""
         if waveform.ndim != 2:
             raise ValueError(f"expected waveform of shape (batch, n_samples), got {tuple(waveform.shape)}")
-        waveform = waveform * frame_mask(lengths, waveform.shape[1])
+        # Filled, not multiplied: a caller's uninitialised memory may hold NaN, and NaN * 0 is NaN.
+        waveform = waveform.masked_fill(frame_mask(lengths, waveform.shape[1]) == 0, 0.0)
         if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             power = self._power_by_convolution(waveform)
         else:

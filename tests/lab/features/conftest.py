@@ -1,0 +1,61 @@
+"""librosa's answers, and what is measured against them."""
+
+import numpy as np
+import pytest
+
+SAMPLE_RATE = 16_000
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Function (waveform, name, geometry) -> librosa 0.11's features, (F, T), in double precision."""
+    librosa = pytest.importorskip("librosa")
+
+    def mfcc_with_deltas(log_mel):
+        mfcc = librosa.feature.mfcc(S=log_mel, n_mfcc=13)
+        return np.concatenate([mfcc] + [librosa.feature.delta(mfcc, width=9, order=order) for order in (1, 2)])
+
+    def compute(waveform, name, geometry):
+        n_fft, win_length, hop_length = geometry
+        frames = {"n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
+        waveform = np.asarray(waveform, np.float64)
+        if name == "power":
+            return np.abs(librosa.stft(waveform, **frames)) ** 2
+        mel = librosa.feature.melspectrogram(y=waveform, sr=SAMPLE_RATE, n_mels=64, pad_mode="constant", **frames)
+        if name == "mel":
+            return mel
+        log_mel = librosa.power_to_db(mel, ref=1.0, top_db=80.0)
+        return log_mel if name == "log-mel" else mfcc_with_deltas(log_mel)
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def build(one_thread):
+    """Function (name, geometry) -> the feature module that ``reference`` answers for."""
+    from undertone.lab.features import MFCC, LogMel, Mel, PowerSpectrum
+
+    def make(name, geometry):
+        if name == "power":
+            return PowerSpectrum(*geometry)
+        if name == "mfcc":
+            return MFCC(13, 64, *geometry, n_deltas=2)
+        return {"mel": Mel, "log-mel": LogMel}[name](64, *geometry)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sounds(make_speech):
+    """Waveforms of several lengths: voices, noise, a click in silence, a tone at full scale."""
+    rng = np.random.default_rng(1)
+    click = np.zeros(9_000, np.float32)
+    click[4_000] = 0.8
+    times_s = np.arange(12_345) / SAMPLE_RATE
+    return {
+        "voice": make_speech(1, 1.3),
+        "another voice": make_speech(2, 0.777),
+        "noise": (0.1 * rng.standard_normal(10_240)).astype(np.float32),
+        "click": click,
+        "tone": np.sin(2 * np.pi * 997 * times_s).astype(np.float32),
+    }
