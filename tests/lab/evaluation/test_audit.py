@@ -27,9 +27,9 @@ def test_clean_split_is_clean():
     found.check()
     assert found.summary().splitlines() == [
         "Audit of table: nothing leaks",
-        "  train 2 rows, 1 speakers",
-        "  dev   2 rows, 1 speakers",
-        "  test  2 rows, 1 speakers",
+        "  train 2 rows, 1 speaker",
+        "  dev   2 rows, 1 speaker",
+        "  test  2 rows, 1 speaker",
         "  ok    no speaker is in two parts",
         "  ok    no audio is in two parts (compared by hash)",
         "  ok    no copy of a clip is in another part",

@@ -36,9 +36,7 @@ def test_scores_agree_with_sklearn(given_predictions):
     assert uar(target, predicted, n_classes=n_classes, skip_absent=True) == close(
         sklearn_metrics.recall_score(target, predicted, average="macro", **options)
     )
-    assert war(target, predicted, n_classes=n_classes) == close(
-        sklearn_metrics.accuracy_score(target, predicted)
-    )
+    assert war(target, predicted, n_classes=n_classes) == close(sklearn_metrics.accuracy_score(target, predicted))
     for average in ("macro", "weighted"):
         assert f1(target, predicted, n_classes=n_classes, average=average) == close(
             sklearn_metrics.f1_score(target, predicted, average=average, **options)
@@ -170,9 +168,7 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says(rng):
         target = np.tile(np.arange(4), 240)
         right = rng.random(960) < accuracy
         predicted = np.where(right, target, (target + 1) % 4)
-        interval = bootstrap(
-            target, predicted, np.arange(24).repeat(40), n_classes=4, n_resamples=300, seed=seed
-        )
+        interval = bootstrap(target, predicted, np.arange(24).repeat(40), n_classes=4, n_resamples=300, seed=seed)
         covered += interval["uar"][0] <= 0.6 <= interval["uar"][1]
     assert 87 <= covered <= 100
 

@@ -45,9 +45,7 @@ def test_ravdess_folds_are_emobox():
     assert [list(fold) for fold in FOLDS["ravdess"]] == folds
 
 
-@pytest.mark.parametrize(
-    ("corpus", "n_speakers"), [(name, corpus.n_speakers) for name, corpus in CORPORA.items()]
-)
+@pytest.mark.parametrize(("corpus", "n_speakers"), [(name, corpus.n_speakers) for name, corpus in CORPORA.items()])
 def test_folds_hold_every_speaker_of_a_corpus_once(corpus, n_speakers):
     speakers = [speaker for fold in FOLDS[corpus] for speaker in fold]
     assert len(speakers) == len(set(speakers)) == n_speakers

@@ -49,8 +49,7 @@ def test_a_clear_gain_is_significant_and_a_swap_turns_the_sign(rng):
 @pytest.mark.parametrize("n_speakers", [8, 20])  # every pattern; drawn patterns
 def test_false_alarms_are_as_rare_as_promised(rng, n_speakers):
     p_values = [
-        compare_systems(*systems(rng, n_speakers, n_each=20), n_classes=4, seed=seed).p_value
-        for seed in range(60)
+        compare_systems(*systems(rng, n_speakers, n_each=20), n_classes=4, seed=seed).p_value for seed in range(60)
     ]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.15  # 3 expected of 60; 9 would be p < 0.01
 

@@ -113,7 +113,8 @@ class Audit:
         if self.leaks and self.expected_leak:
             lines.append(f"  {self.expected_leak}")
         lines += [
-            f"  {part:5} {n['rows']:,} rows, {n['speakers']:,} speakers" for part, n in self.counts.items()
+            f"  {part:5} {_count(n['rows'], 'row')}, {_count(n['speakers'], 'speaker')}"
+            for part, n in self.counts.items()
         ]
         kinds = {finding.kind for finding in self.findings}
         lines += [f"  ok    {text}" for kind, text in self._promises() if kind not in kinds]
@@ -251,6 +252,10 @@ def audit_parts(
 
 
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def _meets(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
