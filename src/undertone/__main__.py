@@ -1,12 +1,6 @@
 """The command ``undertone``, also as ``python -m undertone``."""
 
-
-def main() -> None:
-    """Run the command line."""
-    from undertone.cli import app
-
-    app(prog_name="undertone")
-
+from undertone.cli import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,7 @@ bounded by the chunk's longest clip, never by the number of clips.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -168,7 +167,13 @@ class Recognizer:
             raise ValueError("batch_size must be at least 1 and batch_seconds above 0")
         options = _Options(frames, embedding, on_error, batch_size, batch_seconds)
         remaining = iter(sources)
-        chunks = iter(lambda: list(islice(remaining, CHUNK_SIZE)), [])
+        size = _chunk_size(sources, self.threads)
+        chunks = iter(lambda: list(islice(remaining, size)), [])
+        if isinstance(sources, Sized) and len(sources) <= size:
+            yield from self._predict_chunk(list(remaining), sample_rate, options)
+            return
+        from concurrent.futures import ThreadPoolExecutor  # not needed for a single clip
+
         with ThreadPoolExecutor(self.threads, thread_name_prefix="undertone") as pool:
             pending = deque()
             try:
@@ -229,7 +234,9 @@ class Recognizer:
             probs = clip.average("probs")
             if np.isfinite(probs).all():
                 return self._prediction(clip, probs)
-            clip.error = "the model gave no finite answer for this sound; please report the model file and the sound"
+            clip.error = (
+                "the model gave no finite answer for this sound; please report the model file and the sound"
+            )
             if options.on_error == "raise":
                 raise AudioError(clip.error)
         return Prediction(clip.path, None, None, {}, 0.0, clip.duration_s, error=clip.error)
@@ -340,9 +347,18 @@ class _Segment:
         if "embedding" in outputs:
             self.results["embedding"] = outputs["embedding"].copy()
         if "frame_logits" in outputs and card.frame_hop_s:
-            n_frames = -int(-n_valid // round(card.frame_hop_s * card.sample_rate))  # frames that began in the sound
+            n_frames = -int(
+                -n_valid // round(card.frame_hop_s * card.sample_rate)
+            )  # frames that began in the sound
             self.results["frame_probs"] = softmax(outputs["frame_logits"][:n_frames], card.temperature)
         self.waveform = self.waveform[:0].copy()
+
+
+def _chunk_size(sources: Iterable[Source], threads: int) -> int:
+    """Sources per chunk: CHUNK_SIZE, or fewer where that leaves a thread without work."""
+    if not isinstance(sources, Sized):
+        return CHUNK_SIZE
+    return min(max(1, -(-len(sources) // (2 * threads))), CHUNK_SIZE)
 
 
 def _path_of(source: Source) -> str | None:

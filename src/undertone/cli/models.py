@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from undertone.cli.plain_help import Command, Group
 from undertone.cli.terminal import fail, printable
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from undertone.model_file import Card
 
-app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich")
+app = typer.Typer(cls=Group, rich_markup_mode="rich")
 
 
 @app.callback(invoke_without_command=True)
@@ -44,13 +45,20 @@ def models(
     if not cards:
         typer.echo("No models are installed. Give a model file to --model, or reinstall undertone.")
     for path, card in cards.values():
-        typer.echo(f"{card.name} {card.version}  {path.stat().st_size / 1e6:.1f} MB  {', '.join(card.labels)}")
+        typer.echo(
+            f"{card.name} {card.version}  {path.stat().st_size / 1e6:.1f} MB  {', '.join(card.labels)}"
+        )
         typer.echo(f"  {printable(card.description)}")
 
 
-@app.command("show")
+@app.command("show", cls=Command, no_args_is_help=True)
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="An installed model, or any model file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", help="An installed model, or any model file.", show_default=False
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Write the card as it is in the file.")] = False,
 ) -> None:
     """Show a model's card: what it heard, what it scores, what it is for.
@@ -91,7 +99,7 @@ def _print_card(card: "Card") -> None:
 
     console = Console(highlight=False)
     hop = f", one frame each {card.frame_hop_s * 1000:g} ms" if card.frame_hop_s else ""
-    _print(console, f"{card.name} {card.version}", "bold")
+    _print(console, f"{card.name} {card.version}", "bold", indent=0)
     _print(console, card.description)
     _heading(console, "What it tells apart")
     _print(console, ", ".join(card.labels))
@@ -112,7 +120,10 @@ def _print_card(card: "Card") -> None:
     _heading(console, "What it is not for")
     _print(console, card.not_fit_for)
     _heading(console, "How it was made")
-    _print(console, f"recipe {card.recipe} ({card.recipe_hash[:12]}), {card.created}, {card.n_parameters:,} parameters")
+    _print(
+        console,
+        f"recipe {card.recipe} ({card.recipe_hash[:12]}), {card.created}, {card.n_parameters:,} parameters",
+    )
     _print(console, f"temperature {card.temperature:.3f}; file and training agree to {card.parity:.1e}")
     _heading(console, "Licence of the weights")
     _print(console, card.licence)
@@ -127,7 +138,7 @@ def _print(console: "Console", text: str, style: str = "", indent: int = 2) -> N
     from rich.padding import Padding
     from rich.text import Text
 
-    console.print(Padding(Text(printable(text), style=style), (0, 0, 0, 0 if style.startswith("bold") else indent)))
+    console.print(Padding(Text(printable(text), style=style), (0, 0, 0, indent), expand=False))
 
 
 def _print_tree(console: "Console", tree: Mapping[str, Any], indent: int) -> None:

@@ -1,15 +1,11 @@
 """What all commands share on the terminal: text that cannot play tricks, bars, errors, and a progress bar that waits."""
 
+import os
 import sys
 import threading
 import unicodedata
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
-
-import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from functools import cache
+from typing import Any, NoReturn, Self
 
 PROGRESS_AFTER_S = 2.0
 EXIT_SOME_FAILED = 1
@@ -26,6 +22,10 @@ COLOURS = {
     "calm": "bright_cyan",
     "boredom": "bright_black",
 }
+_CODES = {
+    "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36",
+    "white": "37", "bright_black": "90", "bright_cyan": "96",
+}  # fmt: skip
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 
 
@@ -42,22 +42,49 @@ def printable(text: object) -> str:
     )
 
 
+def complain(message: object) -> None:
+    """Print a message for the user on standard error."""
+    print(f"undertone: {printable(message)}", file=sys.stderr)
+
+
 def fail(message: object) -> NoReturn:
     """Print an error and end the command: nothing was done."""
-    typer.echo(f"undertone: {printable(message)}", err=True)
-    raise typer.Exit(EXIT_UNUSABLE)
+    complain(message)
+    raise SystemExit(EXIT_UNUSABLE)
 
 
-def bar(fraction: float, width: int, *, ascii_only: bool = False) -> str:
-    """Draw a bar of ``fraction`` of ``width`` columns, in steps of an eighth of a column.
+def paint(text: str, *styles: str) -> str:
+    """Return text in these styles where standard output is a terminal that shows them (https://no-color.org)."""
+    codes = [_CODES[style] for style in styles if style]
+    if not codes or not _has_colours():
+        return text
+    return f"\x1b[{';'.join(codes)}m{text}\x1b[0m"
+
+
+@cache
+def _has_colours() -> bool:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    if os.name == "nt":
+        os.system("")
+    return True
+
+
+def has_unicode() -> bool:
+    """Whether standard output can show block characters."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def bar(fraction: float, width: int) -> str:
+    """Draw a bar of ``fraction`` of ``width`` columns, in steps of an eighth of a column, or of ``#`` in ASCII.
 
     Examples
     --------
-    >>> bar(0.5, 4), bar(0.53, 4), bar(0.5, 4, ascii_only=True)
-    ('██', '██▏', '##')
+    >>> bar(0.5, 4) in ("██", "##")
+    True
     """
     eighths = round(fraction * width * 8)
-    if ascii_only:
+    if not has_unicode():
         return "#" * round(eighths / 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8]
 
@@ -67,7 +94,8 @@ def width_of(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
     )
 
 
@@ -89,10 +117,8 @@ def fit(text: str, width: int) -> str:
 class LateProgress:
     """A progress bar that appears when the work takes longer than two seconds, and only on a terminal."""
 
-    def __init__(self, total: int, *, console: "Console | None", label: str) -> None:
-        """Prepare; ``console`` is where rows are being printed, if that is a terminal."""
+    def __init__(self, total: int, *, label: str) -> None:
         self.total = total
-        self.console = console
         self.label = label
         self.n_done = 0
         self._bar: Any = None
@@ -105,12 +131,12 @@ class LateProgress:
             self._timer.start()
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         with self._lock:
             if self._bar:
                 self._bar.stop()
-            self.total = 0  # a timer that fires just now shows nothing
+            self._bar, self.total = None, 0  # a timer that fires just now shows nothing
 
     def advance(self) -> None:
         """One more is done."""
@@ -118,6 +144,16 @@ class LateProgress:
             self.n_done += 1
             if self._bar:
                 self._bar.update(self._task, completed=self.n_done)
+
+    def print(self, text: str) -> None:
+        """Print to standard output, above the bar if both are on the same terminal."""
+        with self._lock:
+            if self._bar and sys.stdout.isatty():
+                from rich.text import Text
+
+                self._bar.console.print(Text.from_ansi(text))
+            else:
+                print(text)
 
     def _show(self) -> None:
         from rich.console import Console
@@ -131,7 +167,7 @@ class LateProgress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                console=self.console or Console(stderr=True),
+                console=Console(stderr=not sys.stdout.isatty(), soft_wrap=True),
                 transient=True,
             )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.n_done)

@@ -1,0 +1,144 @@
+"""The commands as typer shows and parses them; what they do is in the modules named like them.
+
+``undertone lab`` is imported when it is asked for: everything else works without the lab's libraries.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from undertone.cli import models
+from undertone.cli import predict as prediction
+from undertone.cli.plain_help import Command, Group
+from undertone.cli.terminal import fail
+
+EPILOG = "[dim]Every command explains itself: [/dim]undertone predict --help"
+
+app = typer.Typer(
+    cls=Group,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
+
+
+class LabGroup(Group):
+    """Stands for ``undertone lab`` in the help; becomes the real thing when it is called."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Import the lab's commands and hand over to them."""
+        try:
+            lab = typer.main.get_command(import_module("undertone.cli.lab").app)
+        except ImportError as error:
+            fail(
+                f"the lab needs a library that is not installed ({error}); run: pip install 'undertone[lab]'"
+            )
+        return lab.make_context(info_name, args, parent, **extra)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import undertone
+
+        typer.echo(f"undertone {undertone.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Hear how something is said: emotion recognition in speech.
+
+    One small model file comes with undertone and runs on this computer, offline;
+    nothing you give it leaves the machine.
+
+    [bold]Start here[/bold]
+
+      [cyan]undertone predict clip.wav[/cyan]              one clip: a bar for each emotion
+      [cyan]undertone predict calls/ -o calls.csv[/cyan]   a folder, as a table
+      [cyan]undertone models show undertone-small[/cyan]   what the model is, and its scores
+
+    The model was taught by actors. It hears how they portrayed an emotion, which
+    is not what a person feels: do not judge people by it.
+    """
+
+
+@app.command(cls=Command, no_args_is_help=True)
+def predict(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH", help="Sound files, or folders to search for them.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="NAME|FILE", help="An installed model, or any model file."),
+    ] = "undertone-small",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Write a CSV table: times, emotion, a column per emotion, error.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON array.")] = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Write one JSON object a line.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write to FILE; its suffix (.csv, .json, .jsonl) chooses the format.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            metavar="N",
+            help="Processors to use; all of them if not given.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Tell the emotion of each clip.
+
+    A clip is one person speaking for a few seconds: WAV, FLAC, Ogg, Opus, MP3 or
+    AIFF, at any sample rate. Folders are searched with all they contain.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone predict clip.wav[/cyan]                   a bar for each emotion
+      [cyan]undertone predict *.wav[/cyan]                      a row for each clip
+      [cyan]undertone predict calls/ -o calls.csv[/cyan]        a folder, as a table in a file
+      [cyan]undertone predict calls/ --jsonl | jq .emotion[/cyan]
+      [cyan]undertone predict -m my-model.onnx clip.wav[/cyan]  with a model of your own
+      [cyan]undertone predict -- -odd-name.wav[/cyan]           a name that starts with a dash
+
+    A file that cannot be used does not stop the others: its row says what is wrong.
+
+    The exit code is 0 when every clip was scored, 1 when some could not be used,
+    and 2 when nothing was done.
+    """
+    status = prediction.run(paths, model, as_csv, as_json, as_jsonl, out, threads)
+    raise typer.Exit(status)
+
+
+app.add_typer(models.app, name="models")
+app.add_typer(
+    typer.Typer(),
+    name="lab",
+    cls=LabGroup,
+    help="Train, evaluate and compare models (pip install 'undertone\\[lab]').",
+)
