@@ -103,9 +103,7 @@ class Audit:
             With the whole audit as its message.
         """
         if self.leaks and self.speaker_disjoint:
-            raise LeakError(
-                f"{self.summary()}\nNothing was trained. Mend the split, or name a protocol that leaks."
-            )
+            raise LeakError(f"{self.summary()}\nNothing was trained. Mend the split, or name a protocol that leaks.")
 
     def summary(self) -> str:
         """Say what was compared and what was found, for people."""
@@ -160,9 +158,7 @@ class Audit:
         return (*self.notes, *missing)
 
 
-def audit_split(
-    split: Split, utterances: Sequence[UtteranceLike], digests: Sequence[str] | None = None
-) -> Audit:
+def audit_split(split: Split, utterances: Sequence[UtteranceLike], digests: Sequence[str] | None = None) -> Audit:
     """Audit one fold.
 
     Parameters

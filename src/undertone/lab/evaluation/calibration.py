@@ -183,6 +183,4 @@ def _validate(logits: np.ndarray, target: np.ndarray) -> None:
     if target.size == 0:
         raise ValueError("there is no utterance to fit a temperature on; use temperature 1")
     if target.min() < 0 or target.max() >= logits.shape[1]:
-        raise ValueError(
-            f"target holds {target.min()} to {target.max()}, classes are 0 to {logits.shape[1] - 1}"
-        )
+        raise ValueError(f"target holds {target.min()} to {target.max()}, classes are 0 to {logits.shape[1] - 1}")

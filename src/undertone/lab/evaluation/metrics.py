@@ -38,9 +38,7 @@ def validate_classes(target: np.ndarray, predicted: np.ndarray, *, n_classes: in
         if values.size == 0:
             raise ValueError(f"{name} is empty: there is nothing to score")
         if values.min() < 0 or values.max() >= n_classes:
-            raise ValueError(
-                f"{name} holds {values.min()} to {values.max()}, classes are 0 to {n_classes - 1}"
-            )
+            raise ValueError(f"{name} holds {values.min()} to {values.max()}, classes are 0 to {n_classes - 1}")
     if target.shape != predicted.shape:
         raise ValueError(f"target has {target.size} utterances, predicted has {predicted.size}")
 
@@ -62,9 +60,7 @@ def validate_probs(probs: np.ndarray, *, n_classes: int) -> None:
         raise ValueError(f"probs lie in [0, 1], got {probs.min():.3g} to {probs.max():.3g}: logits, perhaps?")
     off = np.abs(probs.sum(axis=1) - 1)
     if probs.size and off.max() > SUM_TOLERANCE:
-        raise ValueError(
-            f"rows of probs sum to 1, row {off.argmax()} sums to {probs[off.argmax()].sum():.4g}"
-        )
+        raise ValueError(f"rows of probs sum to 1, row {off.argmax()} sums to {probs[off.argmax()].sum():.4g}")
 
 
 def predict_classes(target: np.ndarray, probs: np.ndarray) -> np.ndarray:

@@ -134,9 +134,7 @@ PROTOCOLS: dict[str, Protocol] = {
             description="leave one speaker out; the other is all there is to train on, so there is no dev: "
             "the last epoch and temperature 1 stand",
         ),
-        _speaker(
-            "emo-db", dev=(1, 1), description="leave one speaker out; dev: the next woman and the next man"
-        ),
+        _speaker("emo-db", dev=(1, 1), description="leave one speaker out; dev: the next woman and the next man"),
         Protocol(
             name="pooled-speaker",
             corpora=FOUR_CORPORA,

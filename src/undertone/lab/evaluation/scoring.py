@@ -67,9 +67,7 @@ def scores(
     n_classes = len(classes)
     matrix = confusion(target, predicted, n_classes=n_classes)
     names, counts = confusion_by_speaker(target, predicted, speakers, n_classes=n_classes)
-    intervals = bootstrap(
-        target, predicted, speakers, n_classes=n_classes, n_resamples=n_resamples, seed=seed
-    )
+    intervals = bootstrap(target, predicted, speakers, n_classes=n_classes, n_resamples=n_resamples, seed=seed)
     calibration = reliability(target, probs)
     gap = None if sexes is None else sex_gap(target, predicted, sexes, n_classes=n_classes)
     return {
@@ -88,13 +86,10 @@ def scores(
     }
 
 
-def _table(
-    classes: Sequence[str], columns: dict[str, np.ndarray]
-) -> dict[str, dict[str, float | int | None]]:
+def _table(classes: Sequence[str], columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | int | None]]:
     return {
         name: {
-            column: int(values[i]) if column == "support" else _number(values[i])
-            for column, values in columns.items()
+            column: int(values[i]) if column == "support" else _number(values[i]) for column, values in columns.items()
         }
         for i, name in enumerate(classes)
     }

@@ -85,9 +85,7 @@ def compare_systems(
     differences = _mean_recall(draws @ gained, draws @ support)
     lower, upper = np.percentile(differences, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     smallest_p = 2 / 2 ** len(names) if exact else 1 / (N_PATTERNS + 1)
-    return Comparison(
-        float(contributions.sum()), (float(lower), float(upper)), p_value, smallest_p, len(names), exact
-    )
+    return Comparison(float(contributions.sum()), (float(lower), float(upper)), p_value, smallest_p, len(names), exact)
 
 
 def _mean_recall(hits: np.ndarray, support: np.ndarray) -> np.ndarray:

@@ -185,9 +185,7 @@ def _rows(indices: list[int]) -> np.ndarray:
     return np.array(indices, dtype=np.int64)
 
 
-def _select(
-    utterances: Sequence[UtteranceLike], corpora: tuple[str, ...], classes: tuple[str, ...]
-) -> list[int]:
+def _select(utterances: Sequence[UtteranceLike], corpora: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
     return [i for i, u in enumerate(utterances) if u.corpus in corpora and u.emotion in classes]
 
 
@@ -205,9 +203,7 @@ def _check_arguments(
         )
     needed = tested if protocol.optional_corpora else protocol.corpora
     if missing := [corpus for corpus in (*needed, *extra_train) if corpus not in present]:
-        raise ProtocolError(
-            f"{protocol.name} needs {', '.join(missing)}, which is not among the loaded corpora"
-        )
+        raise ProtocolError(f"{protocol.name} needs {', '.join(missing)}, which is not among the loaded corpora")
     if digests is not None and len(digests) != len(utterances):
         raise ProtocolError(f"expected one digest per utterance, got {len(digests)} for {len(utterances)}")
     if protocol.speaker_disjoint:
@@ -249,15 +245,11 @@ def _divide_by_speaker(
         if n
     ]
     if not protocol.dev:
-        notes.append(
-            "there is no dev part: no speaker could be spared; the last epoch and temperature 1 stand"
-        )
+        notes.append("there is no dev part: no speaker could be spared; the last epoch and temperature 1 stand")
     return (clean_train, clean_dev, test), tuple(notes)
 
 
-def _choose_dev_speakers(
-    protocol: Protocol, fold: int, own: list[UtteranceLike], test_speakers: set[str]
-) -> set[str]:
+def _choose_dev_speakers(protocol: Protocol, fold: int, own: list[UtteranceLike], test_speakers: set[str]) -> set[str]:
     sex_of = {utterance.speaker_id: utterance.sex for utterance in own}
     chosen: set[str] = set()
     for corpus, (n_women, n_men) in protocol.dev.items():
@@ -305,6 +297,5 @@ def _check_parts(protocol: Protocol, split: Split, utterances: Sequence[Utteranc
     trained = {utterances[i].emotion for i in split.train}
     if untrained := [emotion for emotion in protocol.classes if emotion not in trained]:
         raise ProtocolError(
-            f"{protocol.name}, fold {split.fold}, has no training clip of {', '.join(untrained)}; "
-            "complete the corpus"
+            f"{protocol.name}, fold {split.fold}, has no training clip of {', '.join(untrained)}; complete the corpus"
         )
