@@ -226,7 +226,7 @@ def _check_header(info: AudioInfo, max_duration_s: float) -> None:
     if not 1 <= info.n_channels <= MAX_CHANNELS:
         hint = " (channels come last: pass array.T)" if info.format == "array" else ""
         raise AudioError(
-            f"has {info.n_channels} channels; from 1 to {MAX_CHANNELS} can be mixed to mono{hint}"
+            f"has {info.n_channels} channels; 1 to {MAX_CHANNELS} can be mixed to mono{hint}"
         )
     if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
         raise AudioError(
@@ -302,7 +302,7 @@ def _open_array(array: np.ndarray, sample_rate: int | None) -> tuple[AudioInfo, 
         raise AudioError("an array does not know its sample rate; pass sample_rate=, in Hz")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer):
         raise AudioError(f"sample_rate is {sample_rate!r}; pass a whole number of Hz")
-    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.int8, np.int16, np.int32):
+    if array.dtype.kind != "f" and array.dtype.str[1:] not in ("u1", "i1", "i2", "i4"):
         raise AudioError(
             f"values of type {array.dtype} have no known full scale; "
             "pass float in [-1, 1], or int8, int16, int32 or uint8 PCM"
