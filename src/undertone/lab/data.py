@@ -175,6 +175,8 @@ def bucket_batches(
     [[1, 3], [2, 0]]
     """
     n = len(n_samples)
+    if n == 0:
+        return
     if rng is None:
         order = np.argsort(n_samples, kind="stable")
         yield from np.split(order, range(batch_size, n, batch_size))

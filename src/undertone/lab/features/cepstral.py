@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.spectral import LogMel, frame_mask
 
 
@@ -32,11 +33,13 @@ class MFCC(nn.Module):
     """
 
     def __init__(self, n_mfcc: int = 40, n_mels: int = 128, n_fft: int = 512, win_length: int = 400,
-                 hop_length: int = 160, *, n_deltas: int = 0, **log_mel):  # fmt: skip
+                 hop_length: int = 160, *, n_deltas: int = 0, sample_rate: int = SAMPLE_RATE, f_min_hz: float = 0.0,
+                 f_max_hz: float | None = None, top_db: float | None = 80.0, floor: float = 1e-10):  # fmt: skip
         super().__init__()
         if not 0 <= n_deltas <= 2:
             raise ValueError(f"n_deltas must be 0, 1 or 2, got {n_deltas}")
-        self.log_mel = LogMel(n_mels, n_fft, win_length, hop_length, **log_mel)
+        self.log_mel = LogMel(n_mels, n_fft, win_length, hop_length, sample_rate=sample_rate, f_min_hz=f_min_hz,
+                              f_max_hz=f_max_hz, top_db=top_db, floor=floor)  # fmt: skip
         self.n_deltas = n_deltas
         self.n_features = n_mfcc * (1 + n_deltas)
         self.register_buffer("dct", dct_matrix(n_mfcc, n_mels), persistent=False)
@@ -49,7 +52,7 @@ class MFCC(nn.Module):
 
 
 def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:
-    """Features with their first ``n_deltas`` derivatives stacked below, (batch, n_features * (1 + n_deltas), n_frames)."""
+    """Features with their first ``n_deltas`` derivatives below: (batch, n_features * (1 + n_deltas), n_frames)."""
     return torch.cat(
         [features] + [delta(features, n_valid, order=order) for order in range(1, n_deltas + 1)], dim=1
     )

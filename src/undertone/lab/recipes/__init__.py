@@ -20,6 +20,9 @@ from undertone.lab.features import FEATURES, FrontEnd
 from undertone.lab.nets import NETWORKS, Output
 
 
+DECIDED_BY_DATA = ("n_features", "n_classes")  # arguments of a network that are no keys of a recipe
+
+
 class RecipeError(ValueError):
     """A recipe that does not exist or cannot be read; the message says what to change."""
 
@@ -46,17 +49,20 @@ class TrainingConfig:
         Weight of the loss on the frame logits' vote.
     class_balance
         Loss weight of a class: its frequency to the power of minus this; 1 makes classes equal, 0 leaves them.
+    max_clips
+        Clips seen in all: on large data the epochs end there. 0 is no limit.
     corpus_balance
-        Corpora are drawn with a probability of their size to the power of one minus this.
+        0 mixes corpora as they are; 1 weighs each by the square root of its number of speakers.
     max_clip_s
         Longer clips are cropped at random in training.
     ema
         Decay per step of the weights' moving average, which is what is scored and exported; 0 turns it off.
     precision
-        ``"32"`` or ``"bf16"`` (mixed), Fabric's ``32-true`` and ``bf16-mixed``.
+        ``"32"``, ``"bf16"`` (mixed), or ``"auto"``: bf16 where the processor computes it faster.
     """
 
     epochs: int = 40
+    max_clips: int = 0
     batch_size: int = 32
     lr: float = 3e-3
     warmup: float = 0.2
@@ -67,7 +73,7 @@ class TrainingConfig:
     corpus_balance: float = 0.0
     max_clip_s: float = 4.0
     ema: float = 0.99
-    precision: str = "32"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,7 @@ def _check_kind(section: dict[str, Any], kinds: dict[str, Any], where: str) -> N
     kind = section.get("kind")
     if kind not in kinds:
         raise RecipeError(f"{where} needs a kind out of: {', '.join(sorted(kinds))}; got {kind!r}")
-    parameters = inspect.signature(kinds[kind]).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
+    parameters = [name for name in inspect.signature(kinds[kind]).parameters if name not in DECIDED_BY_DATA]
     if unknown := sorted(set(section) - {"kind"} - set(parameters)):
         raise RecipeError(f"unknown key {unknown[0]!r} in {where}; {kind} takes: {', '.join(parameters)}")
 
