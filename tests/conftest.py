@@ -213,7 +213,10 @@ def _tiny_graph():
     return TinyGraph(
         nodes=nodes,
         tensors=[Proto.tensor(name, np.asarray(array)) for name, array in constants.items()],
-        inputs=[value_info("waveform", "float", ["batch", "n_samples"]), value_info("lengths", "int64", ["batch"])],
+        inputs=[
+            value_info("waveform", "float", ["batch", "n_samples"]),
+            value_info("lengths", "int64", ["batch"]),
+        ],
         outputs=[
             value_info("logits", "float", ["batch", len(LABELS)]),
             value_info("frame_logits", "float", ["batch", "n_frames", len(LABELS)]),

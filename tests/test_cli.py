@@ -86,7 +86,9 @@ def test_a_bad_file_costs_its_row_and_the_exit_code(undertone, clip, tmp_path):
     result = undertone("predict", clip, text, tmp_path / "missing.wav", clip)
     lines = result.stdout.splitlines()
     assert result.exit_code == 1
-    assert [str(name) in line for name, line in zip((clip, text, "missing.wav", clip), lines, strict=False)] == [True] * 4
+    assert [str(name) in line for name, line in zip((clip, text, "missing.wav", clip), lines, strict=False)] == [
+        True
+    ] * 4
     assert lines[-1] == "2 of 4 could not be used"
 
 
@@ -110,7 +112,9 @@ def test_csv(undertone, clip, tmp_path):
     ]
     assert rows[0]["path"] == str(clip)
     assert rows[0]["error"] == ""
-    assert sum(float(rows[0][label]) for label in ("anger", "happiness", "neutral", "sadness")) == pytest.approx(1, abs=1e-5)
+    assert sum(float(rows[0][label]) for label in ("anger", "happiness", "neutral", "sadness")) == pytest.approx(
+        1, abs=1e-5
+    )
     assert rows[1]["emotion"] == ""
     assert "no such file" in rows[1]["error"]
 

@@ -31,7 +31,9 @@ def test_csv_without_rows_has_its_header():
     assert len(csv_rows([])) == 1
 
 
-@pytest.mark.parametrize("name", ["ü 猫 🎤.wav", "a,b.wav", 'a"b.wav', "a\nb.wav", "a\r\nb.wav", " a ", "[red]x[/red].wav"])
+@pytest.mark.parametrize(
+    "name", ["ü 猫 🎤.wav", "a,b.wav", 'a"b.wav', "a\nb.wav", "a\r\nb.wav", " a ", "[red]x[/red].wav"]
+)
 def test_odd_names_survive(name):
     prediction = Prediction(name, "anger", 1.0, {"anger": 1.0, "neutral": 0.0}, 0.0, 1.0)
     file = io.StringIO(newline="")

@@ -106,7 +106,7 @@ def test_folder(tmp_path):
 def test_no_card(tmp_path, tiny_bytes):
     path = tmp_path / "bare.onnx"
     path.write_bytes(tiny_bytes)
-    with pytest.raises(ModelFileError, match="no undertone card.*write one"):
+    with pytest.raises(ModelFileError, match=r"no undertone card.*write one"):
         open_model(path)
 
 
@@ -231,7 +231,7 @@ def test_the_other_format_of_the_runtime(write_model, tiny_graph, proto):
 
 def test_a_graph_that_does_not_fit_together(write_model, tiny_graph):
     del tiny_graph.nodes[3]
-    with pytest.raises(ModelFileError, match="onnxruntime .* cannot open"):
+    with pytest.raises(ModelFileError, match=r"onnxruntime .* cannot open"):
         open_model(write_model(tiny_graph.build()))
 
 
@@ -247,7 +247,7 @@ def test_every_allowed_operator_exists():
 
 def test_wrong_input_name(write_model, tiny_graph):
     content = tiny_graph.build().replace(b"waveform", b"wave_in_")
-    with pytest.raises(ModelFileError, match="takes wave_in_ .*instead of waveform"):
+    with pytest.raises(ModelFileError, match=r"takes wave_in_ .*instead of waveform"):
         open_model(write_model(content))
 
 
@@ -259,7 +259,7 @@ def test_further_input(write_model, tiny_graph, proto):
 
 def test_wrong_rank(write_model, tiny_graph, proto):
     tiny_graph.outputs[1] = proto.value_info("frame_sum", "float", ["batch", 3])
-    with pytest.raises(ModelFileError, match="gives .*frame_sum"):
+    with pytest.raises(ModelFileError, match=r"gives .*frame_sum"):
         open_model(write_model(tiny_graph.build()))
 
 
@@ -285,7 +285,16 @@ def test_newer_schema(write_model, tiny_bytes, make_card):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "{", '{"schema_version": true}', "[" * 100_000, '{"schema_version": NaN}', '{"schema_version": 1}'],
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"schema_version": true}',
+        "[" * 100_000,
+        '{"schema_version": NaN}',
+        '{"schema_version": 1}',
+    ],
     ids=lambda text: text[:20],
 )
 def test_card_that_is_none(text):

@@ -1,6 +1,7 @@
 """Recognising: equal answers by every way in, and a stated outcome for every odd clip."""
 
 import io
+import itertools
 import subprocess
 import sys
 import threading
@@ -46,7 +47,7 @@ def test_probs_are_the_networks_after_temperature(recognizer, make_speech, tiny_
 def test_long_clip_is_the_mean_of_equal_windows(recognizer, make_speech, tiny_probs):
     waveform = make_speech(1, 5.0)  # above max_duration_s = 4: three windows of at most 2 s, cut at frames of 320
     edges = [0, 26_560, 53_440, 80_000]
-    windows = [waveform[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    windows = [waveform[start:end] for start, end in itertools.pairwise(edges)]
     expected = np.average([tiny_probs(window) for window in windows], axis=0, weights=np.diff(edges))
     prediction = recognizer.predict(waveform, sample_rate=16_000)
     np.testing.assert_allclose(list(prediction.probs.values()), expected, atol=1e-6)

@@ -34,7 +34,11 @@ DEFAULT_MODEL = "undertone-small"
 MODELS_FOLDER = Path(__file__).parent / "models"
 
 INPUTS = {"waveform": ("tensor(float)", 2), "lengths": ("tensor(int64)", 1)}
-OUTPUTS = {"logits": ("tensor(float)", 2), "frame_logits": ("tensor(float)", 3), "embedding": ("tensor(float)", 2)}
+OUTPUTS = {
+    "logits": ("tensor(float)", 2),
+    "frame_logits": ("tensor(float)", 3),
+    "embedding": ("tensor(float)", 2),
+}
 
 
 class ModelFileError(ValueError):

@@ -35,13 +35,13 @@ STANDARD_OPERATORS = frozenset(
     ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RotaryEmbedding Round STFT Scan ScatterElements
     ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
     Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where Xor
-    """.split()
+    """.split()  # noqa: SIM905 - a table to read
 )
 CLASSIC_OPERATORS = frozenset(
     """
     ArrayFeatureExtractor Binarizer Imputer LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor
     Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor
-    """.split()
+    """.split()  # noqa: SIM905 - a table to read
 )
 OPERATORS = {"": STANDARD_OPERATORS, "ai.onnx": STANDARD_OPERATORS, "ai.onnx.ml": CLASSIC_OPERATORS}
 

@@ -234,9 +234,7 @@ class Recognizer:
             probs = clip.average("probs")
             if np.isfinite(probs).all():
                 return self._prediction(clip, probs)
-            clip.error = (
-                "the model gave no finite answer for this sound; please report the model file and the sound"
-            )
+            clip.error = "the model gave no finite answer for this sound; please report the model file and the sound"
             if options.on_error == "raise":
                 raise AudioError(clip.error)
         return Prediction(clip.path, None, None, {}, 0.0, clip.duration_s, error=clip.error)
@@ -276,9 +274,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, threads: int | None 
     return Recognizer(open_model(name_or_path, threads=threads), threads=threads)
 
 
-def predict(
-    source: Source, *, sample_rate: int | None = None, model: str | Path = DEFAULT_MODEL
-) -> Prediction:
+def predict(source: Source, *, sample_rate: int | None = None, model: str | Path = DEFAULT_MODEL) -> Prediction:
     """Probabilities of each emotion in one clip: :meth:`Recognizer.predict` with a model loaded once.
 
     Examples
@@ -347,15 +343,13 @@ class _Segment:
         if "embedding" in outputs:
             self.results["embedding"] = outputs["embedding"].copy()
         if "frame_logits" in outputs and card.frame_hop_s:
-            n_frames = -int(
-                -n_valid // round(card.frame_hop_s * card.sample_rate)
-            )  # frames that began in the sound
+            n_frames = -int(-n_valid // round(card.frame_hop_s * card.sample_rate))  # frames that began in the sound
             self.results["frame_probs"] = softmax(outputs["frame_logits"][:n_frames], card.temperature)
         self.waveform = self.waveform[:0].copy()
 
 
 def _chunk_size(sources: Iterable[Source], threads: int) -> int:
-    """Sources per chunk: CHUNK_SIZE, or fewer where that leaves a thread without work."""
+    """Return the sources per chunk: CHUNK_SIZE, or fewer where that leaves a thread without work."""
     if not isinstance(sources, Sized):
         return CHUNK_SIZE
     return min(max(1, -(-len(sources) // (2 * threads))), CHUNK_SIZE)

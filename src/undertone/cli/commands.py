@@ -35,9 +35,7 @@ class LabGroup(Group):
         try:
             lab = typer.main.get_command(import_module("undertone.cli.lab").app)
         except ImportError as error:
-            fail(
-                f"the lab needs a library that is not installed ({error}); run: pip install 'undertone[lab]'"
-            )
+            fail(f"the lab needs a library that is not installed ({error}); run: pip install 'undertone[lab]'")
         return lab.make_context(info_name, args, parent, **extra)
 
 
@@ -53,9 +51,7 @@ def _print_version(wanted: bool) -> None:
 def main(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave."),
     ] = False,
 ) -> None:
     """Hear how something is said: emotion recognition in speech.
@@ -78,9 +74,7 @@ def main(
 def predict(
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="PATH", help="Sound files, or folders to search for them.", show_default=False
-        ),
+        typer.Argument(metavar="PATH", help="Sound files, or folders to search for them.", show_default=False),
     ],
     model: Annotated[
         str,

@@ -45,9 +45,7 @@ def models(
     if not cards:
         typer.echo("No models are installed. Give a model file to --model, or reinstall undertone.")
     for path, card in cards.values():
-        typer.echo(
-            f"{card.name} {card.version}  {path.stat().st_size / 1e6:.1f} MB  {', '.join(card.labels)}"
-        )
+        typer.echo(f"{card.name} {card.version}  {path.stat().st_size / 1e6:.1f} MB  {', '.join(card.labels)}")
         typer.echo(f"  {printable(card.description)}")
 
 
@@ -55,9 +53,7 @@ def models(
 def show(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME|FILE", help="An installed model, or any model file.", show_default=False
-        ),
+        typer.Argument(metavar="NAME|FILE", help="An installed model, or any model file.", show_default=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Write the card as it is in the file.")] = False,
 ) -> None:

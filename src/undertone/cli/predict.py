@@ -117,9 +117,7 @@ def _choose_format(as_csv: bool, as_json: bool, as_jsonl: bool, out: Path | None
         return asked[0] if asked else None
     suffix = out.suffix.lower().removeprefix(".")
     if suffix not in list(Format):
-        fail(
-            f"cannot tell the format of {out}: name it .csv, .json or .jsonl, or add --csv, --json or --jsonl"
-        )
+        fail(f"cannot tell the format of {out}: name it .csv, .json or .jsonl, or add --csv, --json or --jsonl")
     return Format(suffix)
 
 
@@ -182,9 +180,7 @@ def _write(
         complain(f"{tally.n_errors} of {tally.n_clips} could not be used; see column 'error'")
 
 
-def _print_rows(
-    predictions: Iterable["Prediction"], clips: Sequence[Path], tally: _Tally, *, label: str
-) -> None:
+def _print_rows(predictions: Iterable["Prediction"], clips: Sequence[Path], tally: _Tally, *, label: str) -> None:
     """Print for people: all emotions of a single clip, or one line for each of several."""
     progress = LateProgress(len(clips), label="listening")
     path_width = _path_width(clips)

@@ -1,4 +1,4 @@
-"""What all commands share on the terminal: text that cannot play tricks, bars, errors, and a progress bar that waits."""
+"""What commands share on the terminal: text that cannot play tricks, bars, errors, a progress bar that waits."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ COLOURS = {
     "disgust": "green",
     "fear": "magenta",
     "happiness": "yellow",
-    "neutral": "white",
+    "neutral": "",
     "sadness": "blue",
     "surprise": "cyan",
     "calm": "bright_cyan",
@@ -37,9 +37,7 @@ def printable(text: object) -> str:
     >>> printable("a\nb\x1b[31m.wav")
     'a\\nb\\x1b[31m.wav'
     """
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text)
-    )
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
 
 
 def complain(message: object) -> None:
@@ -93,10 +91,7 @@ def width_of(text: str) -> int:
     """Columns that printable text takes on a terminal."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
+    return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
 def fit(text: str, width: int) -> str:
@@ -169,6 +164,8 @@ class LateProgress:
                 TimeRemainingColumn(),
                 console=Console(stderr=not sys.stdout.isatty(), soft_wrap=True),
                 transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.n_done)
             self._bar.start()
