@@ -225,9 +225,7 @@ def _name(source: object) -> str:
 def _check_header(info: AudioInfo, max_duration_s: float) -> None:
     if not 1 <= info.n_channels <= MAX_CHANNELS:
         hint = " (channels come last: pass array.T)" if info.format == "array" else ""
-        raise AudioError(
-            f"has {info.n_channels} channels; 1 to {MAX_CHANNELS} can be mixed to mono{hint}"
-        )
+        raise AudioError(f"has {info.n_channels} channels; 1 to {MAX_CHANNELS} can be mixed to mono{hint}")
     if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
         raise AudioError(
             f"has a sample rate of {info.sample_rate} Hz; "
@@ -249,9 +247,7 @@ def _mix(sound: _Sound, max_duration_s: float) -> Iterator[np.ndarray]:
     sample_rate = sound.info.sample_rate
     n_done = 0
     for frames in sound.blocks:
-        with np.errstate(
-            all="ignore"
-        ):  # signalling NaN, overflow: both end as a peak that is not <= MAX_PEAK
+        with np.errstate(all="ignore"):  # signalling NaN, overflow: both end as a peak that is not <= MAX_PEAK
             peak = np.maximum(-frames.min(), frames.max())
             mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
         if not peak <= MAX_PEAK:
@@ -260,10 +256,8 @@ def _mix(sound: _Sound, max_duration_s: float) -> Iterator[np.ndarray]:
         if n_done > max_duration_s * sample_rate:
             raise _too_long(f"goes on after {n_done / sample_rate:.1f} s", max_duration_s)
         yield np.ascontiguousarray(mono, dtype=np.float32)
-    done_s, declared_s = (
-        n_done / sample_rate,
-        ((sound.info.n_samples or 0) + sound.info.n_missing) / sample_rate,
-    )
+    done_s = n_done / sample_rate
+    declared_s = ((sound.info.n_samples or 0) + sound.info.n_missing) / sample_rate
     if 0 < done_s < declared_s - _MISSING_S:
         text = "%s: ends after %.2f s of the %.2f s its header declares; only that part is used"
         _log.warning(text, sound.name, done_s, declared_s)

@@ -324,8 +324,7 @@ def _parse_wav_format(content: bytes) -> tuple[str, int, int, _Encoding]:
         raise AudioError(f"is a WAV file with {codec}; only {_CODECS} are read here; {_CONVERT}")
     if n_channels == 0 or n_frame_bytes != n_channels * n_bytes:
         raise AudioError(
-            f"is a damaged WAV file ({n_channels} channels of {n_bits} bit in {n_frame_bytes} bytes); "
-            "export it again"
+            f"is a damaged WAV file ({n_channels} channels of {n_bits} bit in {n_frame_bytes} bytes); export it again"
         )
     return codec, sample_rate, n_channels, encoding
 
@@ -358,8 +357,7 @@ def _aiff_encoding(compression: bytes, n_bits: int) -> _Encoding:
     n_bytes = n_bytes or -(-n_bits // 8)
     if not kind or (kind == "i" and not 1 <= n_bytes <= 4):
         raise AudioError(
-            f"is an AIFF file with codec {compression!r}, {n_bits} bit; "
-            f"only {_CODECS} are read here; {_CONVERT}"
+            f"is an AIFF file with codec {compression!r}, {n_bits} bit; only {_CODECS} are read here; {_CONVERT}"
         )
     return _Encoding(f"{kind}{n_bytes}" if n_bytes == 1 else f"{byte_order}{kind}{n_bytes}", n_bytes)
 
