@@ -11,15 +11,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from undertone.lab.corpora import CORPORA, Problem, Utterance, exclude, find_problems, load
-from undertone.lab.data import Waveforms, decode_utterances
+from undertone.audio import load_waveform
+from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
+from undertone.lab.data import Waveforms, decode_utterances, to_int16
 from undertone.lab.evaluation import (
     CORPUS_CLASSES,
     Split,
@@ -71,6 +72,7 @@ class Dataset:
             self.waveforms.select(rows),
             np.array([classes.index(clip.emotion) for clip in chosen], dtype=np.int64),
             np.array([names.index(clip.corpus) for clip in chosen], dtype=np.int64),
+            np.unique([clip.speaker_id for clip in chosen], return_inverse=True)[1],
             allowed,
         )
 
@@ -495,6 +497,35 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def problems_to_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Problems as plain dictionaries."""
-    return [asdict(problem) for problem in problems]
+def select_speakers(utterances: Sequence[Utterance], speakers: str | None) -> list[Utterance]:
+    """Utterances of the speakers in a list such as ``1001-1010,1042`` or ``DC,JE``; all for None.
+
+    Raises
+    ------
+    CorpusError
+        If a name or a range fits no speaker.
+    """
+    if speakers is None:
+        return list(utterances)
+    names = {utterance.speaker_id: utterance.speaker_id.split("/", 1)[1] for utterance in utterances}
+    wanted: set[str] = set()
+    for part in (part.strip() for part in speakers.split(",")):
+        low, _, high = part.partition("-")
+        if low.isdigit() and high.isdigit():
+            found = {key for key, name in names.items() if name.isdigit() and int(low) <= int(name) <= int(high)}
+        else:
+            found = {key for key, name in names.items() if part in (key, name)}
+        if not found:
+            raise CorpusError(f"no speaker is called {part!r}; there are {', '.join(sorted(names.values()))}")
+        wanted |= found
+    return [utterance for utterance in utterances if utterance.speaker_id in wanted]
+
+
+def parity_clips(utterances: Sequence[Utterance], n_per_corpus: int = 12) -> Waveforms:
+    """A few clips of each corpus, evenly spread over its list, to compare torch and a model file on."""
+    chosen = []
+    for corpus in sorted({utterance.corpus for utterance in utterances}):
+        own = [utterance for utterance in utterances if utterance.corpus == corpus]
+        chosen += own[:: max(1, len(own) // n_per_corpus)][:n_per_corpus]
+    waveforms = [to_int16(load_waveform(utterance.path)) for utterance in chosen]
+    return Waveforms(tuple(waveforms), ("",) * len(waveforms), {})

@@ -38,7 +38,7 @@ from undertone.lab.augment import (
     warp_spectrogram,
 )
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
-from undertone.lab.recipes import EmotionModel, Recipe, build_model
+from undertone.lab.recipes import EmotionModel, Recipe, TrainingConfig, build_model
 
 CHECKPOINT = "checkpoint.safetensors"
 DEV_BATCH_SIZE = 64
@@ -61,6 +61,8 @@ class LabelledClips:
         Class index.
     group : (n,) int64
         Corpus index: classes are balanced inside a group, and groups against each other.
+    speaker : (n,) int64
+        Speaker index: what a group is worth depends on how many voices it has.
     allowed : (n, n_classes) bool
         Classes that the clip's corpus tells apart; the loss leaves the others alone.
     """
@@ -68,12 +70,13 @@ class LabelledClips:
     waveforms: Waveforms
     target: np.ndarray
     group: np.ndarray
+    speaker: np.ndarray
     allowed: np.ndarray
 
     def __post_init__(self) -> None:
-        n = len(self.waveforms)
-        if not (len(self.target) == len(self.group) == len(self.allowed) == n):
-            raise TrainingError(f"{n} clips, {len(self.target)} targets, {len(self.group)} groups")
+        columns = (self.target, self.group, self.speaker, self.allowed)
+        if any(len(column) != len(self.waveforms) for column in columns):
+            raise TrainingError(f"{len(self.waveforms)} clips, but {', '.join(str(len(c)) for c in columns)} labels")
 
     def __len__(self) -> int:
         return len(self.waveforms)
@@ -91,12 +94,21 @@ class History:
 def make_fabric(*, precision: str = "32", accelerator: str = "auto", devices: int | str = "auto") -> Fabric:
     """Fabric for a run; ``precision`` as in :class:`~undertone.lab.recipes.TrainingConfig`."""
     names = {"32": "32-true", "bf16": "bf16-mixed"}
+    if precision == "auto":
+        precision = "bf16" if _has_fast_bf16(accelerator) else "32"
     if precision not in names:
-        raise TrainingError(f"precision must be one of {', '.join(names)}, got {precision!r}")
+        raise TrainingError(f"precision must be auto or one of {', '.join(names)}, got {precision!r}")
     devices = (
         1 if devices == "auto" and not torch.cuda.is_available() else devices
     )  # CPU: threads, not processes
     return Fabric(accelerator=accelerator, devices=devices, precision=names[precision])  # type: ignore[arg-type]
+
+
+def _has_fast_bf16(accelerator: str) -> bool:
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def fit(
@@ -143,8 +155,9 @@ def fit(
     optimizer = _build_optimizer(network, config.lr, config.weight_decay)
     network, optimizer = fabric.setup(network, optimizer)
     average = fabric.to_device(average).eval().requires_grad_(False)
+    n_epochs = count_epochs(config, len(train))
     batches_per_epoch = len(_epoch_batches(train, recipe, seed, epoch=0))
-    steps = max(1, config.epochs * batches_per_epoch // fabric.world_size)
+    steps = max(1, n_epochs * batches_per_epoch // fabric.world_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
@@ -157,7 +170,7 @@ def fit(
         first_epoch, history, best = _restore(run_dir / CHECKPOINT, network, average, optimizer, schedule)
 
     weight = _loss_weights(train, config.class_balance)
-    for epoch in range(first_epoch, config.epochs):
+    for epoch in range(first_epoch, n_epochs):
         started = time.perf_counter()
         torch.manual_seed(_seed_of(seed, epoch, fabric.global_rank))  # dropout
         network.train()
@@ -192,17 +205,22 @@ def fit(
         row["clips_per_second"] = round(n_clips / row["seconds"], 1)
         row |= _score_dev(EmotionModel(front_end, average), dev)
         history.rows.append(row)
-        if _is_choice(row, history, epoch, config.epochs):
+        if _is_choice(row, history, epoch, n_epochs):
             history.best_epoch, history.best_uar = epoch + 1, row.get("dev_uar", -1.0)
             best = {name: value.clone() for name, value in average.state_dict().items()}
         if fabric.is_global_zero:
             _save(run_dir, network, average, optimizer, schedule, best, epoch + 1, history)
         fabric.barrier()
         if on_epoch is not None:
-            on_epoch(epoch + 1, config.epochs, row)
+            on_epoch(epoch + 1, n_epochs, row)
 
     average.load_state_dict(best)
     return EmotionModel(front_end.cpu(), average.cpu()).eval(), history
+
+
+def count_epochs(config: TrainingConfig, n_clips: int) -> int:
+    """Epochs of a run on ``n_clips`` clips: the recipe's, or fewer where they would pass its ``max_clips``."""
+    return min(config.epochs, max(1, config.max_clips // n_clips)) if config.max_clips else config.epochs
 
 
 @torch.inference_mode()
@@ -225,16 +243,22 @@ def compute_logits(
 
 def _epoch_batches(train: LabelledClips, recipe: Recipe, seed: int, epoch: int) -> list[np.ndarray]:
     rng = np.random.default_rng([seed, epoch])
-    rows = _draw_rows(train.group, recipe.training.corpus_balance, rng)
+    rows = _draw_rows(train, recipe.training.corpus_balance, rng)
     longest = int(recipe.training.max_clip_s * SAMPLE_RATE)
     n_samples = np.minimum(train.waveforms.n_samples[rows], longest)
     return [rows[batch] for batch in bucket_batches(n_samples, recipe.training.batch_size, rng=rng)]
 
 
-def _draw_rows(group: np.ndarray, balance: float, rng: np.random.Generator) -> np.ndarray:
-    """Rows of one epoch: as many as there are clips, each group's share being its size to the power 1 - balance."""
+def _draw_rows(train: LabelledClips, balance: float, rng: np.random.Generator) -> np.ndarray:
+    """Rows of one epoch, as many as there are clips: a corpus's share is clips**(1 - balance) * speakers**(balance/2).
+
+    At 0 corpora are simply mixed. At 1 a corpus counts by the root of its voices, so that thousands of clips of two
+    speakers do not outweigh the voices of twenty.
+    """
+    group = train.group
     sizes = np.bincount(group)
-    share = np.where(sizes > 0, np.maximum(sizes, 1) ** (1.0 - balance), 0)
+    voices = np.array([len(np.unique(train.speaker[group == index])) for index in range(len(sizes))])
+    share = np.where(sizes > 0, np.maximum(sizes, 1) ** (1.0 - balance) * voices ** (balance / 2), 0)
     wanted = np.round(share / share.sum() * len(group)).astype(int)
     chosen = []
     for index in np.flatnonzero(sizes):
