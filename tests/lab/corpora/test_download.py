@@ -55,6 +55,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 return self.answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+        if fault == "from zero":
+            return self.answer(206, body, {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"})
         headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
         self.answer(206 if start else 200, body[start:], headers, fault)
         return None
@@ -149,6 +151,13 @@ def test_a_server_without_ranges_starts_over(server, client, tmp_path):
     assert fetch(client, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_server_that_continues_elsewhere_starts_over(server, client, tmp_path):
+    server.files["/clip.wav"] = CONTENT
+    server.faults["/clip.wav"] = ["from zero"]  # answers 206 with bytes that were not asked for
+    (tmp_path / ".clip.wav.part").write_bytes(CONTENT[:100_000])
+    assert fetch(client, tmp_path, checksum=None, n_bytes=None).read_bytes() == CONTENT
+
+
 def test_an_earlier_run_is_continued(server, client, tmp_path):
     server.files["/clip.wav"] = CONTENT
     (tmp_path / ".clip.wav.part").write_bytes(CONTENT[:100_000])
@@ -180,6 +189,43 @@ def test_an_endless_file_is_cut_off(server, client, tmp_path):
     with pytest.raises(DownloadError, match="more than the expected 1,000 bytes"):
         fetch(client, tmp_path, n_bytes=1000)
     assert left_in(tmp_path) == []
+
+
+class FakeSession:
+    """Answers each request with chunks, as an HTTP library would that does not compare lengths itself."""
+
+    url, status_code, reason = "https://example.org/clip.wav", 200, "OK"
+
+    def __init__(self, headers, chunks):
+        self.headers, self.chunks, self.n_read = headers, chunks, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def get(self, url, **options):
+        return self
+
+    def iter_content(self, n_bytes):
+        for chunk in self.chunks:
+            self.n_read += 1
+            yield chunk
+
+
+def test_a_silent_truncation_is_noticed_without_a_checksum(tmp_path, pauses):
+    client = Client(session=FakeSession({"Content-Length": "100"}, [b"x" * 40]), sleep=pauses.append)
+    with pytest.raises(DownloadError, match="ended after 40 of 100 bytes"):
+        fetch(client, tmp_path, checksum=None, n_bytes=None)
+    assert not (tmp_path / "clip.wav").exists()
+
+
+def test_an_endless_answer_is_not_read_to_its_end(tmp_path):
+    session = FakeSession({}, [b"x" * 1000] * 1000)
+    with pytest.raises(DownloadError, match="more than the expected 5,000 bytes"):
+        fetch(Client(session=session), tmp_path, n_bytes=5000)
+    assert session.n_read == 6
 
 
 @pytest.mark.parametrize("status", [404, 403, 410])

@@ -199,7 +199,13 @@ def test_tess_reads_the_nested_mirror_once(tmp_path):
     nested = "TESS Toronto emotional speech set data/"
     clips = [nested + "OAF_angry/OAF_back_angry.wav", nested + nested + "OAF_angry/OAF_back_angry.wav"]
     [utterance] = parse("tess", make_clips(tmp_path, clips))
-    assert utterance.path == tmp_path / clips[0]  # the shorter path
+    assert utterance.path == tmp_path / clips[0]
+
+
+def test_of_equal_copies_the_one_with_the_shorter_path_is_read(tmp_path):
+    clips = ["a/b/OAF_back_sad.wav", "z/OAF_back_sad.wav", "z/OAF_back_sad.flac", "OAF_back_sad.mp3"]
+    [utterance] = parse("tess", make_clips(tmp_path, clips))
+    assert utterance.path == tmp_path / "z/OAF_back_sad.wav"
 
 
 # ---- SAVEE ----
