@@ -23,7 +23,7 @@ TINY_RECIPE = {
         "dropout": 0.1,
     },
     "augment": {"max_mask_bands": 3, "max_mask_s": 0.1},
-    "training": {"epochs": 3, "batch_size": 8, "lr": 0.02, "ema": 0.8},
+    "training": {"epochs": 3, "batch_size": 8, "lr": 0.02, "ema": 0.8, "precision": "32"},
 }
 
 
@@ -87,8 +87,13 @@ def make_labelled(make_clip, make_waveforms):
         rng = np.random.default_rng(seed)
         target = np.repeat(np.arange(n_classes), n_per_class)
         clips = [make_clip(2 * kind, rng, rng.uniform(0.25, 0.6)) for kind in target]
-        allowed = np.ones((len(target), n_classes), dtype=bool)
-        return LabelledClips(make_waveforms(clips), target, np.zeros_like(target), allowed)
+        return LabelledClips(
+            make_waveforms(clips),
+            target=target,
+            group=np.zeros_like(target),
+            speaker=np.arange(len(target)) % 4,
+            allowed=np.ones((len(target), n_classes), dtype=bool),
+        )
 
     return make
 

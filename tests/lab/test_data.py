@@ -1,6 +1,5 @@
 """The cache of decoded clips, and batches of similar length."""
 
-# ruff: noqa: E402 - imports follow the check that torch is there
 import hashlib
 import os
 import subprocess
@@ -13,8 +12,6 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-
-pytest.importorskip("torch")
 
 from undertone.audio import load_waveform
 from undertone.lab import data

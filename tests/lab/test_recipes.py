@@ -90,7 +90,7 @@ def test_a_missing_key_is_an_error_that_names_it(key, values):
 
 
 def test_a_missing_recipe_and_a_broken_file_say_so(tmp_path):
-    with pytest.raises(RecipeError, match="no recipe named 'nonsense' .* there are: .*undertone-small"):
+    with pytest.raises(RecipeError, match=r"no recipe named 'nonsense' .* there are: .*undertone-small"):
         load_recipe("nonsense")
     path = tmp_path / "broken.toml"
     path.write_text("name = ")

@@ -145,7 +145,7 @@ def fit(
     fabric = fabric or make_fabric(precision=config.precision)
     fabric.launch()
     run_dir.mkdir(parents=True, exist_ok=True)
-    _claim(run_dir, _describe(recipe, classes, train, dev, seed))
+    _claim(run_dir, _describe(recipe, classes, train, dev, seed), writes=fabric.is_global_zero)
 
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
@@ -175,7 +175,7 @@ def fit(
         torch.manual_seed(_seed_of(seed, epoch, fabric.global_rank))  # dropout
         network.train()
         losses, n_clips = [], 0
-        batches = _epoch_batches(train, recipe, seed, epoch)[fabric.global_rank :: fabric.world_size]
+        batches = _own_batches(_epoch_batches(train, recipe, seed, epoch), fabric)
         for number, (waveform, lengths, rows) in enumerate(_load(train, batches, recipe, seed, epoch)):
             rng = np.random.default_rng([seed, epoch, fabric.global_rank, number])
             target = _soft_target(train, rows, config.label_smoothing)
@@ -209,6 +209,8 @@ def fit(
             history.best_epoch, history.best_uar = epoch + 1, row.get("dev_uar", -1.0)
             best = {name: value.clone() for name, value in average.state_dict().items()}
         if fabric.is_global_zero:
+            # The log first: killed between the two, the epoch is repeated and the log written again.
+            _write_log(run_dir, history)
             _save(run_dir, network, average, optimizer, schedule, best, epoch + 1, history)
         fabric.barrier()
         if on_epoch is not None:
@@ -246,7 +248,17 @@ def _epoch_batches(train: LabelledClips, recipe: Recipe, seed: int, epoch: int) 
     rows = _draw_rows(train, recipe.training.corpus_balance, rng)
     longest = int(recipe.training.max_clip_s * SAMPLE_RATE)
     n_samples = np.minimum(train.waveforms.n_samples[rows], longest)
-    return [rows[batch] for batch in bucket_batches(n_samples, recipe.training.batch_size, rng=rng)]
+    batches = [rows[batch] for batch in bucket_batches(n_samples, recipe.training.batch_size, rng=rng)]
+    whole = [batch for batch in batches if len(batch) > 1]
+    if whole and len(whole) < len(batches):  # batch norm has no variance of a single clip: it joins another batch
+        whole[-1] = np.concatenate([whole[-1], *(batch for batch in batches if len(batch) == 1)])
+    return whole or batches
+
+
+def _own_batches(batches: list[np.ndarray], fabric: Fabric) -> list[np.ndarray]:
+    """Batches of this process: as many as every other has, because gradients are averaged over all at each step."""
+    n_each = max(1, len(batches) // fabric.world_size)
+    return batches[fabric.global_rank :: fabric.world_size][:n_each]
 
 
 def _draw_rows(train: LabelledClips, balance: float, rng: np.random.Generator) -> np.ndarray:
@@ -429,11 +441,12 @@ def _describe(
     }
 
 
-def _claim(run_dir: Path, description: dict[str, Any]) -> None:
+def _claim(run_dir: Path, description: dict[str, Any], *, writes: bool) -> None:
     path = run_dir / "config.json"
     text = json.dumps(description, indent=2)
     if not path.exists():
-        _write(path, text.encode())
+        if writes:
+            _write(path, text.encode())
     elif json.loads(path.read_text()) != json.loads(text):
         raise TrainingError(
             f"{run_dir} holds a run with another recipe, other data or another seed; choose another folder or remove it"
@@ -474,7 +487,6 @@ def _save(
     }
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     _write(run_dir / CHECKPOINT, save(contiguous, {"state": json.dumps(numbers, default=_jsonable)}))
-    _write_log(run_dir, history)
 
 
 def _jsonable(value: Any) -> Any:
