@@ -15,9 +15,11 @@ EMO_DB_NAMES = ["03a01Fa", "08b02Tb", "16a05Lc", "11b10Wd", "09a07Ea", "13b03Aa"
 
 
 def make_clips(folder: Path, paths) -> Path:
+    paths = [folder / path for path in paths]
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).touch()
+        path.touch()
     return folder
 
 
