@@ -114,7 +114,7 @@ def test_bf16_runs_and_keeps_its_weights_in_float32(make_recipe, train, dev, tmp
 
 
 def test_a_precision_that_does_not_exist_is_refused():
-    with pytest.raises(TrainingError, match="precision must be .*32, bf16, got '16'"):
+    with pytest.raises(TrainingError, match=r"precision must be .*32, bf16, got '16'"):
         make_fabric(precision="16")
 
 
@@ -405,7 +405,7 @@ def test_corpus_balance_draws_from_corpora_by_the_root_of_their_voices(make_labe
 
 def test_columns_of_different_length_are_refused(make_labelled):
     clips = make_labelled(2)
-    with pytest.raises(TrainingError, match="6 clips, .*5"):
+    with pytest.raises(TrainingError, match=r"6 clips, .*5"):
         replace(clips, target=clips.target[:5])
 
 

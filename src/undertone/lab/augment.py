@@ -93,7 +93,7 @@ def draw_noise(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Gaussian noise, (batch, n_samples) float32, of a colour between white and about -6 dB per octave."""
     white = rng.standard_normal(shape, dtype=np.float32)
     smooth = rng.uniform(0, 0.9, (shape[0], 1)).astype(np.float32)
-    brown = white.copy()
+    brown: np.ndarray = white.copy()
     brown[:, 1:] += smooth * white[:, :-1]
     brown[:, 2:] += smooth**2 * white[:, :-2]
     return brown
@@ -112,9 +112,7 @@ def warp_spectrogram(features: Tensor, tempo: Tensor, warp: Tensor) -> Tensor:
     """
     _, n_bands, n_frames = features.shape
     frame = torch.arange(n_frames, device=features.device)[None] * tempo[:, None]  # (B, T)
-    band = (torch.arange(n_bands, device=features.device)[None] * warp[:, None]).clamp_max(
-        n_bands - 1
-    )  # (B, F)
+    band = (torch.arange(n_bands, device=features.device)[None] * warp[:, None]).clamp_max(n_bands - 1)  # (B, F)
     grid = torch.stack(
         [
             (2 * frame / max(n_frames - 1, 1) - 1)[:, None].expand(-1, n_bands, -1),
@@ -122,9 +120,7 @@ def warp_spectrogram(features: Tensor, tempo: Tensor, warp: Tensor) -> Tensor:
         ],
         dim=3,
     )  # (B, F, T, 2)
-    return F.grid_sample(features[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[
-        :, 0
-    ]
+    return F.grid_sample(features[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0]
 
 
 def draw_masks(rng: np.random.Generator, n_rows: int, n_masks: int, max_width: int, size: int) -> np.ndarray:

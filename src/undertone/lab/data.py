@@ -93,9 +93,7 @@ def decode_utterances(
         paths = [utterances[row].path for row in rows]
         stored = cache_dir / f"{corpus}-{_fingerprint(paths)}"
         if not stored.with_suffix(".json").exists():
-            report = (
-                None if progress is None else lambda n, before=done: progress(before + n, len(utterances))
-            )
+            report = None if progress is None else lambda n, before=done: progress(before + n, len(utterances))
             _decode_to(stored, paths, n_threads, report)
         samples = np.load(stored.with_suffix(".npy"), mmap_mode="r")
         index = json.loads(stored.with_suffix(".json").read_text())
@@ -126,9 +124,7 @@ def _fingerprint(paths: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps([CACHE_FORMAT, SAMPLE_RATE, state]).encode()).hexdigest()[:16]
 
 
-def _decode_to(
-    stored: Path, paths: Sequence[Path], n_threads: int, progress: Callable[[int], None] | None
-) -> None:
+def _decode_to(stored: Path, paths: Sequence[Path], n_threads: int, progress: Callable[[int], None] | None) -> None:
     def decode(path: Path) -> tuple[np.ndarray, str]:
         try:
             return to_int16(load_waveform(path)), ""
@@ -137,9 +133,7 @@ def _decode_to(
 
     clips, index, start = [], [], 0
     with ThreadPoolExecutor(n_threads) as pool:
-        for n_done, (path, (clip, error)) in enumerate(
-            zip(paths, pool.map(decode, paths), strict=True), start=1
-        ):
+        for n_done, (path, (clip, error)) in enumerate(zip(paths, pool.map(decode, paths), strict=True), start=1):
             end = start + len(clip)
             digest = "" if error else hashlib.sha256(clip.tobytes()).hexdigest()
             index.append({"path": str(path), "start": start, "end": end, "sha256": digest, "error": error})
@@ -187,11 +181,7 @@ def bucket_batches(
     batches = []
     for stretch in stretches:
         by_length = stretch[np.argsort(n_samples[stretch], kind="stable")]
-        batches += [
-            batch
-            for batch in np.split(by_length, range(batch_size, len(by_length), batch_size))
-            if len(batch)
-        ]
+        batches += [batch for batch in np.split(by_length, range(batch_size, len(by_length), batch_size)) if len(batch)]
     for index in rng.permutation(len(batches)):
         yield batches[index]
 

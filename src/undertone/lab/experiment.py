@@ -43,9 +43,7 @@ MIN_CLIP_SAMPLES = 1_600  # 0.1 s: shorter clips carry no emotion and are left o
 # the others have one label for both. The loss leaves it alone there.
 AMBIGUOUS = {"calm"}
 
-Progress = Callable[
-    [int, int, int, dict[str, float]], None
-]  # fold, epochs done, epochs in all, what was measured
+Progress = Callable[[int, int, int, dict[str, float]], None]  # fold, epochs done, epochs in all, what was measured
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,7 @@ class Dataset:
         chosen = [self.utterances[row] for row in rows]
         names = list(CORPORA)
         allowed = np.array(
-            [
-                [name not in AMBIGUOUS or name in CORPUS_CLASSES[clip.corpus] for name in classes]
-                for clip in chosen
-            ],
+            [[name not in AMBIGUOUS or name in CORPUS_CLASSES[clip.corpus] for name in classes] for clip in chosen],
             dtype=bool,
         ).reshape(len(chosen), len(classes))
         return LabelledClips(
@@ -199,9 +194,7 @@ def _train(
                          fabric=fabric, on_epoch=on_epoch)  # fmt: skip
     temperature = 1.0
     if len(dev):
-        temperature = fit_temperature(
-            np.where(dev.allowed, compute_logits(model, dev.waveforms), -1e4), dev.target
-        )
+        temperature = fit_temperature(np.where(dev.allowed, compute_logits(model, dev.waveforms), -1e4), dev.target)
     return model, {
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
@@ -278,9 +271,7 @@ def evaluate(
             report = None if on_epoch is None else lambda *values, fold=fold: on_epoch(fold, *values)
             run_fold(dataset, protocol, recipe, fold, folders[fold], on_epoch=report, **arguments)
     else:
-        for values in _run_parallel(
-            root, asked, cache_dir, protocol, recipe, folders, open_folds, jobs, arguments
-        ):
+        for values in _run_parallel(root, asked, cache_dir, protocol, recipe, folders, open_folds, jobs, arguments):
             if on_epoch is not None:
                 on_epoch(*values)
     return summarise([json.loads((folders[fold] / FOLD_FILE).read_text()) for fold in folds], dataset)
@@ -343,7 +334,7 @@ def _run_fold_alone(
 
 
 def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -> dict[str, Any]:
-    """Report on finished folds: scores over all their test clips, per fold and per corpus, before and after calibration.
+    """Report on finished folds: scores over all test clips, per fold and per corpus, before and after calibration.
 
     Raises
     ------
@@ -357,9 +348,7 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
     classes = tuple(first["classes"])
     tested = [clip for fold in folds for clip in fold["test"]]
     logits = [np.array(fold["test_logits"]) for fold in folds]
-    probs = np.concatenate(
-        [softmax(z, temperature=fold["temperature"]) for z, fold in zip(logits, folds, strict=True)]
-    )
+    probs = np.concatenate([softmax(z, temperature=fold["temperature"]) for z, fold in zip(logits, folds, strict=True)])
     raw = np.concatenate([softmax(z) for z in logits])
     target = np.array([classes.index(clip["emotion"]) for clip in tested])
     who: dict[str, Any] = {
@@ -388,12 +377,8 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
     }
     report["mean_uar"] = float(np.mean([fold["uar"] for fold in report["per_fold"]]))
     if len(set(corpora)) > 1:
-        both = scores_by_corpus(
-            target, probs, classes=classes, corpora=corpora, corpus_classes=CORPUS_CLASSES, **who
-        )
-        raw_both = scores_by_corpus(
-            target, raw, classes=classes, corpora=corpora, corpus_classes=CORPUS_CLASSES, **who
-        )
+        both = scores_by_corpus(target, probs, classes=classes, corpora=corpora, corpus_classes=CORPUS_CLASSES, **who)
+        raw_both = scores_by_corpus(target, raw, classes=classes, corpora=corpora, corpus_classes=CORPUS_CLASSES, **who)
         for corpus, kinds in both.items():
             for kind, values in kinds.items():
                 values["ece_uncalibrated"] = raw_both[corpus][kind]["ece"]
@@ -427,10 +412,7 @@ def _score_fold(fold: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
 
 
 def test_model(
-    model: Any,
-    utterances: Sequence[Utterance],
-    *,
-    progress: Callable[[int, int], None] | None = None,
+    model: Any, utterances: Sequence[Utterance], *, on_progress: Callable[[int], object] | None = None
 ) -> dict[str, Any]:
     """Score a model file on labelled clips, with probabilities restricted to the classes of the clips' corpus.
 
@@ -454,7 +436,7 @@ def test_model(
     known = [(clip, emotion) for clip, emotion in named if emotion in labels]
     if not known:
         raise TrainingError(f"none of the clips has an emotion that the model knows: {', '.join(labels)}")
-    predictions = list(model.predict_batch([clip.path for clip, _ in known], progress=progress))
+    predictions = list(model.predict_batch([clip.path for clip, _ in known], on_progress=on_progress))
     scored = [(*pair, p) for pair, p in zip(known, predictions, strict=True) if p.error is None]
     target = np.array([labels.index(emotion) for _, emotion, _ in scored])
     probs = np.array([[p.probs[label] for label in labels] for *_, p in scored])
@@ -522,7 +504,7 @@ def select_speakers(utterances: Sequence[Utterance], speakers: str | None) -> li
 
 
 def parity_clips(utterances: Sequence[Utterance], n_per_corpus: int = 12) -> Waveforms:
-    """A few clips of each corpus, evenly spread over its list, to compare torch and a model file on."""
+    """Decode a few clips of each corpus, spread over its list, to compare torch and a model file on."""
     chosen = []
     for corpus in sorted({utterance.corpus for utterance in utterances}):
         own = [utterance for utterance in utterances if utterance.corpus == corpus]

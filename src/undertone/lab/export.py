@@ -5,7 +5,6 @@ into neutral need no second model: both happen in the graph or in the card.
 """
 
 import copy
-import io
 import logging
 import tempfile
 import warnings
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -32,6 +30,12 @@ from undertone.model_file import Card, TrainingCorpus, open_model, write_card
 PARITY = 1e-4  # largest difference of a probability between torch and the file
 MERGED = {"calm": "neutral"}  # in a seven-class file
 MIN_DURATION_S, RECOMMENDED_DURATION_S, MAX_DURATION_S = 0.1, 3.0, 30.0
+
+INTENDED_USE = "Research on, and demonstrations of, emotion recognition in short clips of acted English speech."
+NOT_FIT_FOR = (
+    "Decisions about people (hiring, schooling, policing, health); spontaneous or non-English speech, children and "
+    "noisy rooms without a test of your own. It hears how actors portray emotions, not what people feel."
+)
 
 
 class ExportError(ValueError):
@@ -51,9 +55,7 @@ class ExportedModel(nn.Module):
         Merged probabilities add up at this temperature, so that they do after calibration.
     """
 
-    def __init__(
-        self, model: EmotionModel, classes: Sequence[str], labels: Sequence[str], temperature: float
-    ):
+    def __init__(self, model: EmotionModel, classes: Sequence[str], labels: Sequence[str], temperature: float):
         super().__init__()
         self.model, self.temperature = model, temperature
         self.sources = [
@@ -153,9 +155,8 @@ def export_run(
         "corpora": corpora,
         "n_parameters": n_parameters(model),
         "created": date.today().isoformat(),
-        "intended_use": "Research on, and demonstrations of, emotion recognition in short clips of acted English speech.",
-        "not_fit_for": "Decisions about people (hiring, schooling, policing, health); spontaneous or non-English speech, "
-        "children and noisy rooms without a test of your own. It hears how actors portray emotions, not what people feel.",
+        "intended_use": INTENDED_USE,
+        "not_fit_for": NOT_FIT_FOR,
         "scores": dict(scores or {}),
         "package_versions": {package: version(package) for package in ("torch", "onnx", "numpy")},
         "frame_hop_s": frame_hop_s(model),
@@ -164,9 +165,7 @@ def export_run(
         trial = write_card(onnx_bytes, Card(**draft, parity=0.0), Path(folder) / "trial.onnx")
         parity = measure_parity(exported, trial, clips, result["temperature"])
     if not parity < PARITY:
-        raise ExportError(
-            f"torch and the file differ by {parity:.2g} in a probability (at most {PARITY:g} is allowed)"
-        )
+        raise ExportError(f"torch and the file differ by {parity:.2g} in a probability (at most {PARITY:g} is allowed)")
     card = Card(**draft, parity=parity)
     write_card(onnx_bytes, card, out)
     return card
@@ -191,9 +190,7 @@ def to_onnx(exported: nn.Module) -> bytes:
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    proto = onnx.load_from_string(buffer.getvalue())
+    proto = program.model_proto
     for node in proto.graph.node:  # the exporter's notes on where each node came from: half the file's text
         del node.metadata_props[:]
         node.doc_string = ""
@@ -231,9 +228,7 @@ def weights_licence(corpora: Sequence[str]) -> str:
     names = [CORPORA[name] for name in corpora]
     restricted = [corpus.title for corpus in names if corpus.non_commercial]
     if not restricted:
-        return (
-            f"Follows the training data: {', '.join(f'{c.title} ({c.licence})' for c in names)}; credit them."
-        )
+        return f"Follows the training data: {', '.join(f'{c.title} ({c.licence})' for c in names)}; credit them."
     return (
         f"Research, non-commercial use only: trained on {', '.join(f'{c.title} ({c.licence})' for c in names)}, "
         "which must be credited."

@@ -448,7 +448,7 @@ def _draw_confusion(scores: Mapping[str, Any]) -> "Figure":
         weight = "bold" if row == column else "normal"
         axes.text(column, row - 0.1, f"{100 * share[row, column]:.0f}", fontsize=9.5, fontweight=weight, **place)
         axes.text(column, row + 0.26, f"{count}", fontsize=6.8, alpha=0.8, **place)
-    axes.set_xticks(range(n), [name[:4] for name in classes])
+    axes.set_xticks(range(n), classes, fontsize=7)
     axes.set_yticks(range(n), classes)
     axes.tick_params(length=0, pad=12, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.tick_params(axis="both", labelcolor=PALETTE["ink"])
@@ -479,8 +479,9 @@ def _draw_reliability(scores: Mapping[str, Any]) -> "Figure":
 
 
 def _draw_speakers(scores: Mapping[str, Any]) -> "Figure":
-    """Every speaker's UAR, sorted: filled for women, open for men, grey where the sex is not given."""
+    """Every speaker's UAR, sorted: filled for women, open for men, grey for those whose sex alone is not given."""
     ranked = _ranked_speakers(scores)
+    any_sex = any(row.get("sex") for _, row in ranked)
     figure = _new_figure(PAGE_WIDTH_IN, 2.6)
     axes = figure.add_subplot()
     values = [row["uar"] for _, row in ranked]
@@ -491,14 +492,14 @@ def _draw_speakers(scores: Mapping[str, Any]) -> "Figure":
         ranks = [rank for rank, (_, row) in enumerate(ranked) if row.get("sex") == sex]
         if ranks:
             marker, filled, word = SEX_MARKS.get(sex or "", ("o", True, ""))
-            colour = PALETTE["accent" if sex else "muted"]
+            colour = PALETTE["accent" if sex or not any_sex else "muted"]
             axes.plot(ranks, [values[rank] for rank in ranks], marker, ms=6, color=colour, label=word, linestyle="",
                       markerfacecolor=colour if filled else PALETTE["paper"], markeredgewidth=1.3)  # fmt: skip
     axes.set(xlim=(-0.8, len(values) - 0.2), ylim=(0, 1.02), ylabel="UAR")
     _name_speakers(axes, [name.partition("/")[2] or name for name, _ in ranked])
     for height, text in ((scores["uar"], "all"), (_chance(scores), "chance")):
         axes.text(1.005, height, text, transform=axes.get_yaxis_transform(), va="center", color=PALETTE["muted"])
-    if any(row.get("sex") for _, row in ranked):
+    if any_sex:
         axes.legend(loc="lower right", ncols=3, frameon=False, handletextpad=0.1, borderaxespad=0.6)
     _calm(axes)
     return figure
@@ -551,7 +552,7 @@ def _draw_fold(above: "Axes", below: "Axes", fold: Mapping[str, Any], others: Se
     epochs, accent = _column(fold, "epoch"), PALETTE["accent"]
     for other in others:
         if other is not fold:
-            above.plot(_column(other, "epoch"), _column(other, "dev_uar"), color=PALETTE["line"], linewidth=0.8)
+            above.plot(_column(other, "epoch"), _column(other, "dev_uar"), color=PALETTE["muted"], alpha=0.35, linewidth=0.7)
     above.plot(epochs, _column(fold, "dev_uar"), color=accent, linewidth=1.5)
     chosen = fold["best_epoch"]
     if fold["dev_uar"] is not None:

@@ -42,9 +42,7 @@ from undertone.lab.recipes import EmotionModel, Recipe, TrainingConfig, build_mo
 
 CHECKPOINT = "checkpoint.safetensors"
 DEV_BATCH_SIZE = 64
-CHOICE_STARTS_AT = (
-    0.5  # share of the epochs before the early choice begins: the one-cycle schedule peaks before
-)
+CHOICE_STARTS_AT = 0.5  # share of the epochs before the early choice begins: the one-cycle schedule peaks before
 
 
 class TrainingError(ValueError):
@@ -98,9 +96,7 @@ def make_fabric(*, precision: str = "32", accelerator: str = "auto", devices: in
         precision = "bf16" if _has_fast_bf16(accelerator) else "32"
     if precision not in names:
         raise TrainingError(f"precision must be auto or one of {', '.join(names)}, got {precision!r}")
-    devices = (
-        1 if devices == "auto" and not torch.cuda.is_available() else devices
-    )  # CPU: threads, not processes
+    devices = 1 if devices == "auto" and not torch.cuda.is_available() else devices  # CPU: threads, not processes
     return Fabric(accelerator=accelerator, devices=devices, precision=names[precision])  # type: ignore[arg-type]
 
 
@@ -149,7 +145,8 @@ def fit(
 
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
-    front_end = fabric.to_device(model.front_end)
+    front_end = model.front_end
+    fabric.to_device(front_end)
     network = model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network)
     optimizer = _build_optimizer(network, config.lr, config.weight_decay)
@@ -179,11 +176,8 @@ def fit(
         for number, (waveform, lengths, rows) in enumerate(_load(train, batches, recipe, seed, epoch)):
             rng = np.random.default_rng([seed, epoch, fabric.global_rank, number])
             target = _soft_target(train, rows, config.label_smoothing)
-            batch = [
-                fabric.to_device(torch.from_numpy(value))
-                for value in (waveform, lengths, target, weight[rows])
-            ]
-            features, n_valid, target, clip_weight = _prepare(front_end, *batch, recipe.augment, rng)
+            batch = [fabric.to_device(torch.from_numpy(value)) for value in (waveform, lengths, target, weight[rows])]
+            features, n_valid, target, clip_weight = _prepare(front_end, batch, recipe.augment, rng)
             allowed = fabric.to_device(torch.from_numpy(train.allowed[rows])) | (target > 0)
             output = network(features.contiguous(), n_valid)
             loss = _loss(output, target, clip_weight, allowed, config.frame_loss)
@@ -226,9 +220,7 @@ def count_epochs(config: TrainingConfig, n_clips: int) -> int:
 
 
 @torch.inference_mode()
-def compute_logits(
-    model: EmotionModel, waveforms: Waveforms, *, batch_size: int = DEV_BATCH_SIZE
-) -> np.ndarray:
+def compute_logits(model: EmotionModel, waveforms: Waveforms, *, batch_size: int = DEV_BATCH_SIZE) -> np.ndarray:
     """Logits of clips, (n, n_classes) float32, in their order; batches hold clips of similar length."""
     device = next(model.parameters()).device
     logits: list[np.ndarray] = [np.zeros(0)] * len(waveforms)
@@ -321,15 +313,10 @@ def _loss_weights(train: LabelledClips, balance: float) -> np.ndarray:
 
 
 def _prepare(
-    front_end: nn.Module,
-    waveform: Tensor,
-    lengths: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    config: AugmentConfig,
-    rng: np.random.Generator,
+    front_end: nn.Module, batch: list[Tensor], config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Augmented features, valid frames, targets and weights of a batch."""
+    """Augmented features, valid frames, targets and weights of a batch (waveform, lengths, targets, weights)."""
+    waveform, lengths, target, weight = batch
     n, device = len(waveform), waveform.device
 
     def draw(low: float, high: float) -> Tensor:
@@ -348,9 +335,7 @@ def _prepare(
         if config.tempo or config.warp:
             tempo = draw(1 - config.tempo, 1 + config.tempo)
             features = warp_spectrogram(features, tempo, draw(1 - config.warp, 1 + config.warp))
-            n_valid = torch.minimum(
-                (n_valid / tempo).ceil().long(), torch.full_like(n_valid, features.shape[2])
-            )
+            n_valid = torch.minimum((n_valid / tempo).ceil().long(), torch.full_like(n_valid, features.shape[2]))
         n_bands, n_frames = features.shape[1:]
         max_frames = int(config.max_mask_s * 100)
         band_mask = draw_masks(rng, n, config.n_band_masks, config.max_mask_bands, n_bands)
@@ -389,10 +374,10 @@ def _build_optimizer(network: nn.Module, lr: float, weight_decay: float) -> torc
 def _average_weights(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the average towards the network; statistics of batch norm are averaged too, counters copied."""
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
-    floats = [(a, b.detach()) for a, b in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
     for a, b in pairs:
-        if not a.is_floating_point():
+        if a.is_floating_point():
+            a.lerp_(b, 1 - decay)
+        else:
             a.copy_(b)
 
 
@@ -424,9 +409,7 @@ def _describe(
     recipe: Recipe, classes: tuple[str, ...], train: LabelledClips, dev: LabelledClips | None, seed: int
 ) -> dict[str, Any]:
     def fingerprint(clips: LabelledClips | None) -> str:
-        parts = (
-            [] if clips is None else [*clips.waveforms.digests, clips.target.tolist(), clips.allowed.tolist()]
-        )
+        parts = [] if clips is None else [*clips.waveforms.digests, clips.target.tolist(), clips.allowed.tolist()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     return {
@@ -476,9 +459,7 @@ def _save(
         for index, values in state["state"].items()
         for name, value in values.items()
     }
-    groups = [
-        {key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]
-    ]
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
     numbers = {
         "epoch": epoch,
         "history": vars(history),
@@ -501,9 +482,7 @@ def _restore(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-        }
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
     network.load_state_dict(part("network/"))
     average.load_state_dict(part("average/"))

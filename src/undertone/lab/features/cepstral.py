@@ -53,9 +53,7 @@ class MFCC(nn.Module):
 
 def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:
     """Features with their first ``n_deltas`` derivatives below: (batch, n_features * (1 + n_deltas), n_frames)."""
-    return torch.cat(
-        [features] + [delta(features, n_valid, order=order) for order in range(1, n_deltas + 1)], dim=1
-    )
+    return torch.cat([features] + [delta(features, n_valid, order=order) for order in range(1, n_deltas + 1)], dim=1)
 
 
 def delta(features: Tensor, n_valid: Tensor, *, order: int = 1, width: int = 9) -> Tensor:

@@ -1,4 +1,4 @@
-"""The front end of a network: a feature module and its normalisation, (batch, n_features, n_frames) of about unit scale."""
+"""The front end of a network: a feature module and its normalisation, of about unit scale."""
 
 from torch import Tensor, nn
 

@@ -53,12 +53,13 @@ class PowerSpectrum(nn.Module):
     librosa 0.11 ``stft`` (its default ``pad_mode="constant"``), rtol 1e-4 of the largest bin.
     """
 
+    window: Tensor
+    basis: Tensor
+
     def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160):
         super().__init__()
         if not 0 < hop_length <= win_length <= n_fft:
-            raise ValueError(
-                f"need 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}"
-            )
+            raise ValueError(f"need 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}")
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
         self.n_bins = n_fft // 2 + 1
         window = torch.hann_window(win_length, dtype=torch.float64)
@@ -66,14 +67,12 @@ class PowerSpectrum(nn.Module):
         # The Fourier basis over the window's own samples only: the zeros around it in an n_fft frame cost nothing.
         self.offset = (n_fft - win_length) // 2
         position = torch.arange(win_length, dtype=torch.float64) + self.offset
-        angle = (
-            2 * math.pi / n_fft * torch.arange(self.n_bins, dtype=torch.float64)[:, None] * position
-        )  # (F, win)
+        angle = 2 * math.pi / n_fft * torch.arange(self.n_bins, dtype=torch.float64)[:, None] * position  # (F, win)
         basis = torch.cat([torch.cos(angle), -torch.sin(angle)]) * window  # (2F, win)
         self.register_buffer("basis", basis.float()[:, None], persistent=False)  # (2F, 1, win)
 
     def n_frames(self, lengths: Tensor) -> Tensor:
-        """Valid frames per row, (batch,) int64, of ``lengths`` valid samples."""
+        """Return the valid frames per row, (batch,) int64, of ``lengths`` valid samples."""
         return lengths // self.hop_length + 1
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,9 +103,7 @@ class PowerSpectrum(nn.Module):
 
     def _power_by_convolution(self, waveform: Tensor) -> Tensor:
         left = self.n_fft // 2 - self.offset
-        right = (
-            self.win_length - left
-        )  # enough for the last centred frame, 1 + n_samples // hop_length in all
+        right = self.win_length - left  # enough for the last centred frame, 1 + n_samples // hop_length in all
         padded = F.pad(waveform, (left, right))[:, None]  # (B, 1, N)
         parts = F.conv1d(padded, self.basis, stride=self.hop_length)  # (B, 2F, T')
         parts = parts[:, :, : waveform.shape[1] // self.hop_length + 1]
@@ -200,9 +197,7 @@ class LogMel(nn.Module):
         """Log-mel, (batch, n_mels, n_frames), zero behind the valid frames, and valid frames per row."""
         mel, n_valid = self.mel(waveform, lengths)
         log_mel = mel.clamp_min(self.floor).log()
-        if (
-            self.top_db is not None
-        ):  # frames behind the valid ones hold the floor, so they never are the largest
+        if self.top_db is not None:  # frames behind the valid ones hold the floor, so they never are the largest
             top = self.top_db * math.log(10) / 10
             log_mel = torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - top)
         return self.per_neper * log_mel * frame_mask(n_valid, mel.shape[2])[:, None], n_valid

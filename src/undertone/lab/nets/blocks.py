@@ -49,9 +49,7 @@ class ResidualSE2d(nn.Module):
         self.first = ConvNorm2d(n_in, n_out, stride=stride)
         self.second = ConvNorm2d(n_out, n_out)
         self.squeeze_excite = SqueezeExcite2d(n_out)
-        self.skip = (
-            nn.Identity() if n_in == n_out and stride == (1, 1) else ConvNorm2d(n_in, n_out, 1, stride)
-        )
+        self.skip = nn.Identity() if n_in == n_out and stride == (1, 1) else ConvNorm2d(n_in, n_out, 1, stride)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Hidden of the next resolution; ``mask`` is that resolution's, and the output is zero where it is.
@@ -64,7 +62,7 @@ class ResidualSE2d(nn.Module):
 
 
 class AttentiveStatsPool(nn.Module):
-    """Attention-weighted mean and standard deviation over valid frames: (batch, channels, frames) -> (batch, 2 * channels).
+    """Attention-weighted mean and deviation over valid frames: (batch, channels, frames) -> (batch, 2 * channels).
 
     The attention sees each frame beside the clip's own mean and deviation.
 

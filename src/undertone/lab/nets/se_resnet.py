@@ -1,4 +1,4 @@
-"""SE-ResNet: a small residual 2-D network on log-mel with attentive statistics pooling, undertone's own first network."""
+"""SE-ResNet: a small residual 2-D network on log-mel with attentive statistics pooling, undertone's own first."""
 
 from collections.abc import Sequence
 
@@ -45,9 +45,7 @@ class SEResNet(nn.Module):
     ):
         super().__init__()
         if not 1 <= time_stages <= len(widths):
-            raise ValueError(
-                f"time_stages must be 1 to {len(widths)}, the number of stages, got {time_stages}"
-            )
+            raise ValueError(f"time_stages must be 1 to {len(widths)}, the number of stages, got {time_stages}")
         self.stem = ConvNorm2d(1, widths[0], 5, stride=(2, 2))
         blocks, strides, n_in = [], [], widths[0]
         for stage, width in enumerate(widths):
@@ -63,9 +61,7 @@ class SEResNet(nn.Module):
         n_bands = n_features
         for _ in widths:
             n_bands = -(-n_bands // 2)
-        self.project = nn.Sequential(
-            nn.Conv1d(n_in * n_bands, n_hidden, 1, bias=False), nn.BatchNorm1d(n_hidden)
-        )
+        self.project = nn.Sequential(nn.Conv1d(n_in * n_bands, n_hidden, 1, bias=False), nn.BatchNorm1d(n_hidden))
         self.pool = AttentiveStatsPool(n_hidden)
         self.embed = nn.Sequential(
             nn.BatchNorm1d(2 * n_hidden), nn.Dropout(dropout), nn.Linear(2 * n_hidden, n_embedding), nn.ReLU()

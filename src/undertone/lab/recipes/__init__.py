@@ -19,7 +19,6 @@ from undertone.lab.augment import AugmentConfig
 from undertone.lab.features import FEATURES, FrontEnd
 from undertone.lab.nets import NETWORKS, Output
 
-
 DECIDED_BY_DATA = ("n_features", "n_classes")  # arguments of a network that are no keys of a recipe
 
 
@@ -105,9 +104,7 @@ class Recipe:
 def recipe_names() -> list[str]:
     """Names of the recipes that come with undertone."""
     folder = resources.files(__name__)
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -123,9 +120,7 @@ def load_recipe(name: str | Path) -> Recipe:
     elif Path(name).is_file():
         text = Path(name).read_text(encoding="utf-8")
     else:
-        raise RecipeError(
-            f"no recipe named {str(name)!r} and no such file; there are: {', '.join(recipe_names())}"
-        )
+        raise RecipeError(f"no recipe named {str(name)!r} and no such file; there are: {', '.join(recipe_names())}")
     try:
         return parse_recipe(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -180,9 +175,7 @@ def build_model(recipe: Recipe, n_classes: int) -> EmotionModel:
     features = {key: value for key, value in recipe.features.items() if key != "kind"}
     network = {key: value for key, value in recipe.network.items() if key != "kind"}
     front_end = FrontEnd(FEATURES[recipe.features["kind"]](**features), normalise=recipe.normalise)
-    return EmotionModel(
-        front_end, NETWORKS[recipe.network["kind"]](front_end.n_features, n_classes, **network)
-    )
+    return EmotionModel(front_end, NETWORKS[recipe.network["kind"]](front_end.n_features, n_classes, **network))
 
 
 def n_parameters(model: nn.Module) -> int:
