@@ -116,3 +116,24 @@ def make_ravdess(make_clip):
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ravdess_root(make_ravdess, tmp_path_factory):
+    return make_ravdess(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="session")
+def quick_recipe(make_recipe):
+    """One epoch: enough to go through everything once."""
+    return make_recipe(training={"epochs": 1, "batch_size": 24})
+
+
+@pytest.fixture(scope="session")
+def evaluated(ravdess_root, quick_recipe, tmp_path_factory):
+    """All folds of ravdess-speaker on made-up clips: (run_dir, report, cache_dir)."""
+    from undertone.lab.experiment import evaluate
+
+    run_dir, cache_dir = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("cache")
+    report = evaluate(ravdess_root, "ravdess-speaker", quick_recipe, run_dir, accelerator="cpu", cache_dir=cache_dir)
+    return run_dir, report, cache_dir

@@ -137,11 +137,20 @@ def download_corpus(
 
       [cyan]undertone lab corpora download ravdess crema-d --data corpora[/cyan]
     """
-    from undertone.lab.corpora.download import download
+    from undertone.lab.corpora.download import RegistrationRequired, download
 
     root = _need_root(data)
+    complete = True
     for name in names:
-        typer.echo(download(name, root).summary())
+        try:
+            counts = download(name, root)
+        except RegistrationRequired as error:  # several lines that say how
+            typer.echo(str(error), err=True)
+            complete = False
+        else:
+            typer.echo(counts.summary())
+            complete &= counts.is_complete
+    raise typer.Exit(0 if complete else EXIT_SOME_FAILED)
 
 
 @corpora_app.command("verify", cls=Command)

@@ -34,7 +34,7 @@ from undertone.lab.evaluation import (
     scores_by_corpus,
     softmax,
 )
-from undertone.lab.recipes import EmotionModel, Recipe, n_parameters, parse_recipe
+from undertone.lab.recipes import EmotionModel, Recipe, build_model, n_parameters, parse_recipe
 from undertone.lab.training import LabelledClips, TrainingError, compute_logits, fit, make_fabric
 
 FOLD_FILE = "fold.json"
@@ -199,7 +199,6 @@ def _train(
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
         "seed": seed,
-        "n_parameters": n_parameters(model),
         "temperature": temperature,
         "history": history.rows,
         "best_epoch": history.best_epoch,
@@ -365,7 +364,7 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
         "recipe_hash": first["recipe_hash"],
         "seed": first["seed"],
         "extra_train": first["extra_train"],
-        "n_parameters": first["n_parameters"],
+        "n_parameters": n_parameters(build_model(parse_recipe(first["recipe"]), len(classes))),
         "folds": [fold["fold"] for fold in folds],
         "n_folds": get_protocol(first["protocol"]).n_folds,
         "banner": first["banner"],

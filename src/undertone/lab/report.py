@@ -552,7 +552,9 @@ def _draw_fold(above: "Axes", below: "Axes", fold: Mapping[str, Any], others: Se
     epochs, accent = _column(fold, "epoch"), PALETTE["accent"]
     for other in others:
         if other is not fold:
-            above.plot(_column(other, "epoch"), _column(other, "dev_uar"), color=PALETTE["muted"], alpha=0.35, linewidth=0.7)
+            above.plot(
+                _column(other, "epoch"), _column(other, "dev_uar"), color=PALETTE["muted"], alpha=0.35, linewidth=0.7
+            )
     above.plot(epochs, _column(fold, "dev_uar"), color=accent, linewidth=1.5)
     chosen = fold["best_epoch"]
     if fold["dev_uar"] is not None:

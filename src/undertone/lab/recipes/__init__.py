@@ -179,5 +179,5 @@ def build_model(recipe: Recipe, n_classes: int) -> EmotionModel:
 
 
 def n_parameters(model: nn.Module) -> int:
-    """Trainable numbers of a model."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Numbers that training sets, frozen by now or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
