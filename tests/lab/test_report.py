@@ -207,7 +207,7 @@ def test_page_is_one_file_without_scripts(pooled, pooled_page):
 def test_every_figure_is_told_in_words(pooled, pooled_page):
     figures = re.findall(r"<svg [^>]*>", pooled_page.html)
     words = [re.search(r'role="img" aria-label="([^"]{40,})"', figure) for figure in figures]
-    assert len(figures) == 2 + 4 * 4 + 1
+    assert len(figures) == 2 + 4 * 4 + 1 - 2  # SAVEE and TESS have one speaker each: nothing to sort
     assert all(words)
 
 

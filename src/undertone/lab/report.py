@@ -200,7 +200,15 @@ def _listed(values: Sequence[object]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _command(report: Mapping[str, Any]) -> str:
+def command_of(report: Mapping[str, Any]) -> str:
+    """Return the command line that measures the same once more, ``--data ROOT`` to be filled in.
+
+    Examples
+    --------
+    >>> report = {"protocol": "tess-speaker", "recipe": {"name": "undertone-small"}, "seed": 1, "n_folds": 2}
+    >>> command_of({**report, "folds": [1], "extra_train": ["savee"]})
+    'undertone lab evaluate tess-speaker undertone-small --data ROOT --extra-train savee --seed 1 --folds 1'
+    """
     words = ["undertone", "lab", "evaluate", report["protocol"], report["recipe"]["name"], "--data", "ROOT"]
     for corpus in report["extra_train"]:
         words += ["--extra-train", corpus]
@@ -315,7 +323,7 @@ def _render_page(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         folds_run=describe_folds(report),
         whole=len(report["folds"]) == report["n_folds"],
         listed=_listed,
-        command=_command(report),
+        command=command_of(report),
         chance=_chance,
         confusions=_confusions,
         colours=EMOTION_COLOURS,
@@ -408,7 +416,7 @@ def _draw_all(report: Mapping[str, Any]) -> Iterator[tuple[str, "Figure", str]]:
         if suffix.endswith("-unrestricted"):
             continue
         yield f"reliability{suffix}", _draw_reliability(scores), _reliability_in_words(scores)
-        if suffix or "corpora" not in report:
+        if scores["n_speakers"] > 1 and (suffix or "corpora" not in report):
             yield f"speakers{suffix}", _draw_speakers(scores), _speakers_in_words(scores)
     yield "learning", _draw_learning(report["per_fold"]), _learning_in_words(report["per_fold"])
 
@@ -469,7 +477,15 @@ def _draw_reliability(scores: Mapping[str, Any]) -> "Figure":
     accent = PALETTE["accent"]
     above.plot([0, 1], [0, 1], color=PALETTE["muted"], linewidth=0.9, dashes=(3, 3))
     above.bar(left, [b["accuracy"] for b in bins], width, align="edge", color=accent, alpha=0.2, linewidth=0)
-    above.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=accent, ms=4, linewidth=1.2)
+    above.plot(
+        [b["confidence"] for b in bins],
+        [b["accuracy"] for b in bins],
+        "o-",
+        color=accent,
+        ms=4,
+        linewidth=1.2,
+        clip_on=False,
+    )
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
     below.bar(left, [b["n"] for b in bins], np.array(width) * 0.92, align="edge", color=PALETTE["muted"], alpha=0.6)
     below.set(xlabel="confidence", ylabel="clips", yticks=[max(b["n"] for b in bins)])
