@@ -437,6 +437,8 @@ def test_model(
         raise TrainingError(f"none of the clips has an emotion that the model knows: {', '.join(labels)}")
     predictions = list(model.predict_batch([clip.path for clip, _ in known], on_progress=on_progress))
     scored = [(*pair, p) for pair, p in zip(known, predictions, strict=True) if p.error is None]
+    if not scored:
+        raise TrainingError(f"none of the {len(known)} clips could be read; the first: {predictions[0].error}")
     target = np.array([labels.index(emotion) for _, emotion, _ in scored])
     probs = np.array([[p.probs[label] for label in labels] for *_, p in scored])
     corpus = known[0][0].corpus

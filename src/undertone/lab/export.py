@@ -131,8 +131,11 @@ def export_run(
     Raises
     ------
     ExportError
-        If the run is not finished, or torch and the file differ by more than ``PARITY``; nothing is written then.
+        If the run is not finished, there are no clips to compare torch and the file on, or the two differ by more
+        than ``PARITY``; nothing is written then.
     """
+    if not len(clips):
+        raise ExportError("there are no clips to compare torch and the file on; give some of the training corpora")
     model, result = load_run(run_dir)
     classes = tuple(result["classes"])
     labels = tuple(label for label in classes if not (merge_calm and label in MERGED))
