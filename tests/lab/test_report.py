@@ -287,12 +287,12 @@ def test_card_scores_of_one_corpus(ravdess):
     scores = ravdess["scores"]
     assert card["command"] == "undertone lab evaluate ravdess-speaker"
     assert (card["folds"], card["n_folds"], card["seed"]) == ([0, 1, 2, 3, 4, 5], 6, 0)
-    assert card["uar"] == pytest.approx(scores["uar"], abs=1e-5)
-    assert card["uar_interval"] == pytest.approx(scores["intervals"]["uar"], abs=1e-5)
-    assert card["sex_gap"]["female"] == pytest.approx(scores["sex_gap"]["female"], abs=1e-5)
+    assert card["uar"] == scores["uar"]
+    assert card["uar_interval"] == scores["intervals"]["uar"]
+    assert card["sex_gap"]["female"] == scores["sex_gap"]["female"]
     assert [set(fold) for fold in card["per_fold"]] == [{"fold", "uar", "war", "n_speakers"}] * 6
     assert not {"corpora", "leaks", "extra_train"} & set(card)
-    assert len(json.dumps(card, allow_nan=False)) < 3_000
+    assert len(json.dumps(card, allow_nan=False)) < 4_000
 
 
 def test_card_scores_of_a_pooled_protocol(pooled):
@@ -300,9 +300,9 @@ def test_card_scores_of_a_pooled_protocol(pooled):
     assert list(card["corpora"]) == ["crema-d", "ravdess", "savee", "tess"]
     crema_d, both = card["corpora"]["crema-d"], pooled["corpora"]["crema-d"]
     assert crema_d["n_classes"] == len(crema_d["classes"]) == 6
-    assert crema_d["war_interval"] == pytest.approx(both["restricted"]["intervals"]["war"], abs=1e-5)
-    assert crema_d["unrestricted"]["uar"] == pytest.approx(both["unrestricted"]["uar"], abs=1e-5)
-    assert crema_d["ece_uncalibrated"] == pytest.approx(both["restricted"]["ece_uncalibrated"], abs=1e-5)
+    assert crema_d["war_interval"] == both["restricted"]["intervals"]["war"]
+    assert crema_d["unrestricted"]["uar"] == both["unrestricted"]["uar"]
+    assert crema_d["ece_uncalibrated"] == both["restricted"]["ece_uncalibrated"]
     assert card["corpora"]["tess"]["uar_interval"] is None
 
 

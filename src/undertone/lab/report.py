@@ -56,7 +56,6 @@ MAX_NAMED_SPEAKERS = 48  # names that have room under the figure: of more speake
 MAX_NAME_LENGTH = 12  # letters of a speaker's name under its dot
 DEEP_CELL = 0.7  # from this share on, light letters read better than dark ones on the accent colour
 PAGE_WIDTH_IN = 9.9
-CARD_DECIMALS = 5
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -115,7 +114,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def scores_for_card(report: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Scores for a model card's ``scores[protocol]``: no matrix, no history, five decimals.
+    """Scores for a model card's ``scores[protocol]``: no matrix, no history.
 
     Per-corpus scores are those with probabilities restricted to the corpus's classes; ``unrestricted`` stands in
     each. A protocol that leaks has its banner as ``leaks``.
@@ -142,7 +141,7 @@ def scores_for_card(report: Mapping[str, Any], command: str) -> dict[str, Any]:
             corpus: _compact(both["restricted"]) | {"unrestricted": _figures_of(both["unrestricted"])}
             for corpus, both in report["corpora"].items()
         }
-    return _rounded(card)
+    return card
 
 
 def _compact(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,14 +165,6 @@ def _figures_of(scores: Mapping[str, Any]) -> dict[str, Any]:
         "ece": scores["ece"],
         "ece_uncalibrated": scores["ece_uncalibrated"],
     }
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(entry) for entry in value]
-    return round(value, CARD_DECIMALS) if isinstance(value, float) else value
 
 
 # ---------------------------------------------------------------------------------------------- words
