@@ -419,7 +419,7 @@ def export(
     from undertone.lab.corpora import load
     from undertone.lab.experiment import parity_clips
     from undertone.lab.export import export_run, load_run
-    from undertone.lab.report import scores_for_card
+    from undertone.lab.report import command_of, scores_for_card
 
     described = load_run(run)[1]
     reports = [json.loads(path.read_text()) for path in scores or ()]
@@ -431,7 +431,7 @@ def export(
         parity_clips(load(_need_root(data))),
         name=name or out.stem,
         description=described["recipe"]["description"],
-        scores={r["protocol"]: scores_for_card(r, _command_of(r)) for r in reports},
+        scores={r["protocol"]: scores_for_card(r, command_of(r)) for r in reports},
         merge_calm=merge_calm,
     )
     size = out.stat().st_size / 1e6
@@ -450,11 +450,6 @@ def _recipe(name: str, epochs: int | None) -> Any:
 
 def _run_dir(protocol: str, recipe: Any, seed: int) -> Path:
     return RUNS / protocol / f"{recipe.name}-{recipe.hash}-seed{seed}"
-
-
-def _command_of(report: dict[str, Any]) -> str:
-    folds = "" if len(report["folds"]) == report["n_folds"] else f" --folds {','.join(map(str, report['folds']))}"
-    return f"undertone lab evaluate {report['protocol']} {report['recipe']['name']}{folds} --seed {report['seed']}"
 
 
 def _need_root(data: Path | None) -> Path:

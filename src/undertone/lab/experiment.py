@@ -382,6 +382,10 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
             for kind, values in kinds.items():
                 values["ece_uncalibrated"] = raw_both[corpus][kind]["ece"]
         report["corpora"] = both
+    sex_of = {clip["speaker"]: clip["sex"] for clip in tested}
+    for part in (overall, *(values for kinds in report.get("corpora", {}).values() for values in kinds.values())):
+        for speaker, row in part["per_speaker"].items():
+            row["sex"] = sex_of[speaker]
     return report
 
 
