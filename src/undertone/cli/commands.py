@@ -12,7 +12,6 @@ import typer
 from undertone.cli import models
 from undertone.cli import predict as prediction
 from undertone.cli.plain_help import Command, Group
-from undertone.cli.terminal import fail
 
 EPILOG = "[dim]Every command explains itself: [/dim]undertone predict --help"
 
@@ -32,10 +31,7 @@ class LabGroup(Group):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Import the lab's commands and hand over to them."""
-        try:
-            lab = typer.main.get_command(import_module("undertone.cli.lab").app)
-        except ImportError as error:
-            fail(f"the lab needs a library that is not installed ({error}); run: pip install 'undertone[lab]'")
+        lab = typer.main.get_command(import_module("undertone.cli.lab").app)
         return lab.make_context(info_name, args, parent, **extra)
 
 

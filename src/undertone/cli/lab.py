@@ -4,29 +4,54 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from undertone.cli.plain_help import Command, Group
-from undertone.cli.terminal import EXIT_SOME_FAILED, fail, printable
+from undertone.cli.terminal import EXIT_SOME_FAILED, LateProgress, complain, fail, printable
 
 RUNS = Path("runs")
+EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 
 
 class LabCommands(Group):
-    """The lab's commands: what is wrong with input, or not installed, ends in one line that says what to do."""
+    """The lab's commands: what is wrong with input, or not installed, ends in a line that says what to do."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order in which one needs them."""
+        return ["corpora", *(name for name in super().list_commands(ctx) if name != "corpora")]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            with _lab_errors():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except ModuleNotFoundError as error:
-            if (error.name or "").startswith("undertone"):
+            module = (error.name or "").split(".")[0]
+            if module == "undertone":
                 raise  # a mistake of ours
-            fail(f"'{error.name}' is needed here but is not installed; run: pip install 'undertone[lab]'")
+            fail(f"the lab needs '{module}', which is not installed; run: pip install 'undertone[lab]'")
+        except ValueError as error:
+            if type(error).__module__.split(".")[0] != "undertone":
+                raise  # not one of those that say what to do
+            *lines, last = str(error).splitlines()
+            for line in lines:
+                complain(line)
+            fail(last)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+
+
+class Accelerator(str, Enum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
 
 
 app = typer.Typer(
@@ -37,40 +62,56 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 corpora_app = typer.Typer(cls=Group, rich_markup_mode="rich", no_args_is_help=True)
-app.add_typer(corpora_app, name="corpora", help="List, download and verify the corpora.")
+app.add_typer(corpora_app, name="corpora")
 
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a TOML file.")]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
         metavar="ROOT",
         envvar="UNDERTONE_DATA",
-        help="Folder with one folder per corpus: RAVDESS, CREMA-D, TESS, SAVEE, EMO-DB.",
+        help="The folder that holds RAVDESS, CREMA-D, TESS, SAVEE, EMO-DB: those of them you have.",
+        show_default=False,
+    ),
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Run folder; a new name below runs/ for each recipe and protocol if not given.",
         show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random number in training.")]
-Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Decides every random number of training.")]
+Processor = Annotated[Accelerator, typer.Option("--accelerator", help="Where to compute.")]
 Epochs = Annotated[
     int | None,
-    typer.Option("--epochs", min=1, help="Other than the recipe's; the report says so.", show_default=False),
+    typer.Option(
+        "--epochs", min=1, metavar="N", help="Passes over the clips, if not the recipe's.", show_default=False
+    ),
 ]
 
 
 @app.callback()
 def lab() -> None:
-    """Make and measure models, under protocols that cannot leak.
+    """Make models, and measure them under protocols that cannot leak.
 
-    [bold]From nothing to a model file[/bold]
+    From nothing to a model file of your own, command by command:
 
-      [cyan]undertone lab corpora download ravdess --data corpora[/cyan]
-      [cyan]undertone lab evaluate ravdess-speaker undertone-small --data corpora[/cyan]
-      [cyan]undertone lab train undertone-small --data corpora[/cyan]
-      [cyan]undertone lab export runs/shipped/undertone-small-... -o mine.onnx --data corpora[/cyan]
-      [cyan]undertone lab test mine.onnx EMO-DB=corpora/EMO-DB[/cyan]
+      [cyan]export UNDERTONE_DATA=corpora[/cyan]                           where corpora go
+      [cyan]undertone lab corpora download ravdess[/cyan]                  get one
+      [cyan]undertone lab evaluate ravdess-speaker undertone-small[/cyan]  how good is it?
+      [cyan]undertone lab train undertone-small[/cyan]                     learn from it all
+      [cyan]undertone lab export RUN -o mine.onnx[/cyan]                   write one file
+      [cyan]undertone lab test mine.onnx EMO-DB=corpora/EMO-DB[/cyan]      try other voices
+      [cyan]undertone predict clip.wav --model mine.onnx[/cyan]            use it
 
-    Everything that takes long can be stopped at any moment and goes on where it was.
+    What takes long can be stopped at any moment: the same command goes on from
+    there. Libraries the lab needs: pip install 'undertone\\[lab]'
     """
 
 
@@ -79,21 +120,36 @@ def lab() -> None:
 
 @corpora_app.callback()
 def corpora() -> None:
-    """Five corpora of acted emotional speech: what they are, where they come from, whether yours is complete."""
+    """The corpora of acted emotional speech: get them, and see whether they are whole.
+
+    Five are known by their official names and folders: RAVDESS, CREMA-D, TESS
+    and SAVEE are English, EMO-DB is German.
+
+    [bold]Start here[/bold]
+
+      [cyan]undertone lab corpora list[/cyan]                            sizes and licences
+      [cyan]undertone lab corpora download ravdess --data corpora[/cyan]  the smallest download
+      [cyan]undertone lab corpora verify --data corpora[/cyan]           is all of it there?
+
+    Each has a licence of its own, which also binds the models trained on it:
+    most of them are for research only.
+    """
 
 
 @corpora_app.command("list", cls=Command)
 def list_corpora(data: Data = None, as_json: AsJson = False) -> None:
-    """List the corpora, their licences, and what of them is on disk.
+    """List the corpora: size, classes, licence, and how much is here.
 
-    [bold]Example[/bold]
+    How much is here is told when it is said where to look.
 
-      [cyan]undertone lab corpora list --data corpora[/cyan]
+    [bold]Examples[/bold]
+
+      [cyan]undertone lab corpora list[/cyan]
+      [cyan]undertone lab corpora list --data corpora --json[/cyan]
     """
-    from undertone.lab.corpora import CORPORA, check_counts, load
+    from undertone.lab.corpora import CORPORA
 
-    counts = check_counts(load(data)) if data else None
-    here = {} if counts is None else {count.corpus: count.n_utterances for count in counts.corpora}
+    here = {name: _count_clips(data, name) for name in CORPORA} if data else {}
     if as_json:
         rows = [
             {
@@ -126,26 +182,33 @@ def list_corpora(data: Data = None, as_json: AsJson = False) -> None:
 
 @corpora_app.command("download", cls=Command, no_args_is_help=True)
 def download_corpus(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="ravdess, crema-d, tess, emo-db (or savee).")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="ravdess, crema-d, tess, savee or emo-db.")],
     data: Data = None,
 ) -> None:
-    """Download corpora from their official sources, verified clip by clip where a checksum is published.
+    """Download corpora from their official sources.
 
-    A download that stops, or is stopped, goes on where it was when the command is given again.
+    Each file is compared with the checksum its publisher gives, where there is
+    one. A download that broke off goes on where it was when the same command is
+    given again. SAVEE wants you to register: the command says how.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
-      [cyan]undertone lab corpora download ravdess crema-d --data corpora[/cyan]
+      [cyan]undertone lab corpora download ravdess --data corpora[/cyan]
+      [cyan]undertone lab corpora download crema-d tess emo-db --data corpora[/cyan]
+
+    The exit code is 0 when every one of them is complete, and 1 when not.
     """
+    from undertone.lab.corpora import get_corpus
     from undertone.lab.corpora.download import RegistrationRequired, download
 
     root = _need_root(data)
+    names = [get_corpus(name).name for name in names]
     complete = True
     for name in names:
         try:
             counts = download(name, root)
         except RegistrationRequired as error:  # several lines that say how
-            typer.echo(str(error), err=True)
+            typer.echo("\n".join(printable(line) for line in str(error).splitlines()), err=True)
             complete = False
         else:
             typer.echo(counts.summary())
@@ -155,13 +218,19 @@ def download_corpus(
 
 @corpora_app.command("verify", cls=Command)
 def verify(data: Data = None, as_json: AsJson = False) -> None:
-    """Count clips against the official numbers; find silent, doubled, mislabelled and unreadable ones.
+    """Check the corpora on disk, clip by clip.
 
-    The exit code is 0 when nothing is missing and every clip can be read.
+    Clips are counted against the official numbers, by speaker and by emotion.
+    Then all are decoded: those that are silent, that are there twice, or that are
+    one recording under two labels are named. Training leaves them out by itself.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       [cyan]undertone lab corpora verify --data corpora[/cyan]
+      [cyan]undertone lab corpora verify --data corpora --json > corpora.json[/cyan]
+
+    The exit code is 0 when no clip is missing and every one can be read, and 1
+    when not.
     """
     from undertone.lab.corpora import check_counts, find_problems, load
     from undertone.lab.data import decode_utterances
@@ -194,11 +263,18 @@ def verify(data: Data = None, as_json: AsJson = False) -> None:
 
 @app.command("recipes", cls=Command)
 def recipes(as_json: AsJson = False) -> None:
-    """List the named systems: what they are, and how many parameters they have.
+    """List the recipes: named systems that can be trained.
 
-    [bold]Example[/bold]
+    A recipe says everything about a system but the data: features, network,
+    augmentation, training. Its hash stands in each report and model file.
 
+    [bold]Examples[/bold]
+
+      [cyan]undertone lab recipes[/cyan]
       [cyan]undertone lab recipes --json[/cyan]
+
+    To make one, copy a TOML file of undertone/lab/recipes, change it, and give
+    its path wherever a recipe is asked for. An unknown key is an error.
     """
     from undertone.lab.recipes import build_model, load_recipe, n_parameters, recipe_names
 
@@ -226,63 +302,80 @@ def recipes(as_json: AsJson = False) -> None:
 
 @app.command("train", cls=Command, no_args_is_help=True)
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a TOML file.")],
+    recipe: RecipeName,
     data: Data = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="Train on a fold of a protocol, or on all but dev ('shipped').")
+        str,
+        typer.Option(
+            "--protocol", metavar="NAME", help="Train on one fold of this protocol, and test it.", show_default=False
+        ),
     ] = "shipped",
-    fold: Annotated[int, typer.Option("--fold", min=0, help="Of the protocol.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run folder.", show_default=False)
-    ] = None,
+    fold: Annotated[int, typer.Option("--fold", min=0, metavar="K", help="Which fold of the protocol.")] = 0,
+    out: RunFolder = None,
     epochs: Epochs = None,
     seed: Seed = 0,
-    accelerator: Accelerator = "auto",
+    accelerator: Processor = Accelerator.AUTO,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a recipe once, and write a run folder.
+    """Train a recipe once.
 
-    By default on all clips but those of a few dev speakers: the way the model that comes with
-    undertone was made. With --protocol on one fold of it, tested once at the end.
+    It hears every clip on disk but those of a few dev speakers, on whom the best
+    epoch is chosen: so the model that comes with undertone was made. With
+    --protocol it hears the training part of one fold, and is tested once, at the
+    end, on speakers it has never heard.
 
     [bold]Examples[/bold]
 
       [cyan]undertone lab train undertone-small --data corpora[/cyan]
-      [cyan]undertone lab train undertone-small --protocol ravdess-speaker --fold 3 --data corpora[/cyan]
+      [cyan]undertone lab train mine.toml --epochs 3 --data corpora[/cyan]
+      [cyan]undertone lab train undertone-small --protocol ravdess-speaker --fold 3[/cyan]
+
+    The run folder then holds a log (log.csv, TensorBoard), the checkpoint and
+    fold.json. Stop at any moment: the same command goes on from there.
     """
     from undertone.lab.evaluation import get_protocol
-    from undertone.lab.experiment import load_dataset, run_fold, train_final
+    from undertone.lab.experiment import load_dataset, run_fold, summarise, train_final
 
     wanted = _recipe(recipe, epochs)
     folder = out or _run_dir(protocol, wanted, seed)
     is_final = protocol == "shipped"
+    if is_final and fold:
+        fail("--fold says which fold of a protocol: give --protocol too, such as --protocol ravdess-speaker")
     names = None if is_final or get_protocol(protocol).optional_corpora else get_protocol(protocol).corpora
+    options: dict[str, Any] = {"seed": seed, "accelerator": _check_processor(accelerator)}
     with _decoding() as progress:
         dataset = load_dataset(_need_root(data), names, progress=progress)
     with _training() as on_epoch:
-        options: dict[str, Any] = {"seed": seed, "accelerator": accelerator}
         options["on_epoch"] = lambda *measured: on_epoch(fold, *measured)
         if is_final:
             result = train_final(dataset, wanted, folder, **options)
         else:
             folder = folder / f"fold-{fold}"
             result = run_fold(dataset, protocol, wanted, fold, folder, **options)
-    typer.echo(result["audit_summary"])
-    chosen = "" if result["dev_uar"] is None else f", dev UAR {result['dev_uar']:.3f}"
-    typer.echo(f"{folder}: epoch {result['best_epoch']} chosen{chosen}, temperature {result['temperature']:.2f}")
+    kept = ("protocol", "fold", "recipe_hash", "seed", "best_epoch", "dev_uar", "temperature", "training_seconds")
+    told = {"run": str(folder), **{key: result[key] for key in kept}}
+    if not is_final:
+        told["test_uar"] = summarise([result])["scores"]["uar"]
+    typer.echo(json.dumps(told) if as_json else _tell_training(told, result["audit_summary"]))
 
 
 @app.command("evaluate", cls=Command, no_args_is_help=True)
 def evaluate(
     protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="Such as ravdess-speaker.")],
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a TOML file.")],
+    recipe: RecipeName,
     data: Data = None,
     folds: Annotated[
         str | None,
-        typer.Option("--folds", metavar="0,4", help="Only these; all by default.", show_default=False),
+        typer.Option("--folds", metavar="LIST", help="Only these, such as 0,4.", show_default=False),
     ] = None,
     extra_train: Annotated[
         list[str] | None,
-        typer.Option("--extra-train", metavar="CORPUS", help="Add this corpus to train.", show_default=False),
+        typer.Option(
+            "--extra-train",
+            metavar="CORPUS",
+            help="Train on this corpus too; may be given more than once.",
+            show_default=False,
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -290,42 +383,49 @@ def evaluate(
             "--jobs",
             "-j",
             min=1,
-            help="Folds at a time; by default one per core, on CPU.",
+            metavar="N",
+            help="Folds trained at a time; one for each core if not given, one on a GPU.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run folder.", show_default=False)
-    ] = None,
+    out: RunFolder = None,
     epochs: Epochs = None,
     seed: Seed = 0,
-    accelerator: Accelerator = "auto",
+    accelerator: Processor = Accelerator.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Train and test a recipe on every fold of a protocol, and report.
 
-    Test clips are seen once per fold, after everything has been chosen on dev. A finished fold is
-    never run again: stop at any moment, and give the same command to go on.
+    A protocol says which speakers are heard in training and which are tested.
+    Tested clips are seen once, after everything has been chosen on dev speakers;
+    a split is audited for leaks before anything is trained.
 
-    [bold]Protocols on unseen speakers[/bold]
+    [bold]Protocols that test on new speakers[/bold]
 
-      ravdess-speaker, crema-d-speaker, tess-speaker, savee-speaker, emodb-speaker,
-      pooled-speaker, leave-one-corpus-out
+      ravdess-speaker, crema-d-speaker, tess-speaker, savee-speaker,
+      emodb-speaker, pooled-speaker, leave-one-corpus-out
 
-    [bold]Protocols that leak, and say so[/bold]
+    [bold]Protocols that leak, for comparison; their reports say so[/bold]
 
       pooled-random, pooled-random-augmented, crema-d-random
 
     [bold]Examples[/bold]
 
       [cyan]undertone lab evaluate ravdess-speaker undertone-small --data corpora[/cyan]
-      [cyan]undertone lab evaluate pooled-speaker undertone-small --folds 0,4 --data corpora[/cyan]
+      [cyan]undertone lab evaluate pooled-speaker undertone-small --folds 0,4[/cyan]
+      [cyan]undertone lab evaluate tess-speaker mine.toml --extra-train crema-d[/cyan]
+
+    The run folder gets report.html and report.json. A finished fold is never run
+    again: stop at any moment, and give the same command to go on.
     """
+    from undertone.lab.corpora import get_corpus
     from undertone.lab.experiment import evaluate as run
     from undertone.lab.report import summary_table, write_report
 
     wanted = _recipe(recipe, epochs)
-    folder = out or _run_dir(protocol, wanted, seed)
+    extra = tuple(get_corpus(name).name for name in extra_train or ())
+    folder = out or _run_dir(protocol, wanted, seed, extra)
+    processor = _check_processor(accelerator)
     with _decoding() as on_decode, _training() as on_epoch:
         report = run(
             _need_root(data),
@@ -333,42 +433,47 @@ def evaluate(
             wanted,
             folder,
             folds=None if folds is None else _numbers(folds),
-            extra_train=tuple(extra_train or ()),
+            extra_train=extra,
             seed=seed,
-            jobs=jobs or _default_jobs(accelerator),
-            accelerator=accelerator,
+            jobs=jobs or _default_jobs(processor),
+            accelerator=processor,
             on_decode=on_decode,
             on_epoch=on_epoch,
         )
     path = write_report(report, folder)
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo((folder / "report.json").read_text(encoding="utf-8"))
         return
     from rich.console import Console
 
     Console().print(summary_table(report))
-    typer.echo(f"report: {path}")
+    typer.echo(f"report: {printable(path)}")
 
 
 @app.command("test", cls=Command, no_args_is_help=True)
 def test(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An installed model, or any model file.")],
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS=DIR", help="Which corpus, and its folder.")],
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS=DIR", help="Which corpus, and the folder it is in.")],
     speakers: Annotated[
         str | None,
-        typer.Option("--speakers", metavar="LIST", help="Such as 1001-1010,1042 or DC,JE.", show_default=False),
+        typer.Option("--speakers", metavar="LIST", help="Only these, such as 1001-1010,1042.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Test a model file on a labelled corpus.
 
-    A model is not tested on voices it was trained with, unless you want to: its card keeps the list
-    of its training speakers, and the result says which of them were met again.
+    A model does better on voices it was trained on than it will on yours. Its
+    card names the speakers it has heard; the result says which of them are in
+    the test, so that you can leave them out.
 
     [bold]Examples[/bold]
 
       [cyan]undertone lab test undertone-small EMO-DB=corpora/EMO-DB[/cyan]
       [cyan]undertone lab test mine.onnx CREMA-D=corpora/CREMA-D --speakers 1001-1010[/cyan]
+      [cyan]undertone lab test mine.onnx SAVEE=corpora/SAVEE --speakers DC,JE --json[/cyan]
+
+    Scores are given twice: among the emotions that the corpus has, and among all
+    that the model knows. The exit code is 1 when a clip could not be read.
     """
     from undertone.lab.corpora import get_corpus
     from undertone.lab.experiment import select_speakers, test_model
@@ -377,52 +482,58 @@ def test(
     name, _, folder = corpus.partition("=")
     if not folder:
         fail("give the corpus as CORPUS=DIR, for example CREMA-D=corpora/CREMA-D")
+    utterances = select_speakers(get_corpus(name).parse(Path(folder).expanduser()), speakers)
     recognizer = load_model(model)
-    utterances = select_speakers(get_corpus(name).parse(Path(folder)), speakers)
-    result = test_model(recognizer, utterances)
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    typer.echo(_tell_test(result, len({utterance.speaker_id for utterance in utterances})))
+    with LateProgress(len(utterances), label="testing") as progress:
+        result = test_model(recognizer, utterances, on_progress=lambda _: progress.advance())
+    n_speakers = len({utterance.speaker_id for utterance in utterances})
+    typer.echo(json.dumps(result) if as_json else _tell_test(result, n_speakers))
+    raise typer.Exit(EXIT_SOME_FAILED if result["unreadable"] else 0)
 
 
 @app.command("export", cls=Command, no_args_is_help=True)
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of one fold.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished training, or of one fold.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The model file to write.")],
     data: Data = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the model; by default the file's.", show_default=False)
+        str | None, typer.Option("--name", metavar="NAME", help="The model's name, if not the file's.", show_default=False)
     ] = None,
     merge_calm: Annotated[
-        bool, typer.Option("--merge-calm", help="Seven emotions: calm's probability is added to neutral's.")
+        bool, typer.Option("--merge-calm", help="Seven emotions: count calm as neutral.")
     ] = False,
     scores: Annotated[
         list[Path] | None,
         typer.Option(
             "--scores",
             metavar="REPORT",
-            help="report.json of an evaluation, for the card.",
+            help="A report.json of this recipe, whose scores go into the card.",
             show_default=False,
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the card as JSON instead of text.")] = False,
 ) -> None:
-    """Write a run as one model file: waveform in, emotion out, with its card.
+    """Write a trained run as one model file.
 
-    The file is compared with torch on real clips first; if a probability differs by more than
-    0.0001, nothing is written.
+    Waveform in, emotion out: the features are inside, and so is a card that says
+    what the model is, whom it has heard, how it scored, and which licence follows
+    from its training data. The file must agree with torch on some of your clips
+    to 0.0001 in every probability; else nothing is written.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold] (RUN is the folder that 'undertone lab train' has named)
 
-      [cyan]undertone lab export runs/shipped/undertone-small-... -o mine.onnx --merge-calm --data corpora[/cyan]
+      [cyan]undertone lab export RUN -o mine.onnx --data corpora[/cyan]
+      [cyan]undertone lab export RUN -o mine.onnx --merge-calm --scores report.json[/cyan]
     """
     from undertone.lab.corpora import load
     from undertone.lab.experiment import parity_clips
     from undertone.lab.export import export_run, load_run
     from undertone.lab.report import command_of, scores_for_card
 
+    if not out.parent.is_dir():
+        fail(f"cannot write {out}: there is no folder {out.parent}")
     described = load_run(run)[1]
-    reports = [json.loads(path.read_text()) for path in scores or ()]
+    reports = [_read_report(path) for path in scores or ()]
     if other := next((r for r in reports if r["recipe_hash"] != described["recipe_hash"]), None):
         fail(f"the report on {other['protocol']} is of another recipe ({other['recipe_hash']}): not this model's")
     card = export_run(
@@ -434,8 +545,12 @@ def export(
         scores={r["protocol"]: scores_for_card(r, command_of(r)) for r in reports},
         merge_calm=merge_calm,
     )
+    if as_json:
+        typer.echo(card.to_json())
+        return
     size = out.stat().st_size / 1e6
-    typer.echo(f"{out}: {size:.1f} MB, {', '.join(card.labels)}; differs from torch by at most {card.parity:.1g}")
+    typer.echo(f"{printable(out)}: {size:.1f} MB, {', '.join(card.labels)}")
+    typer.echo(f"  agrees with torch to {card.parity:.1g}; its card: undertone models show {printable(out)}")
 
 
 # ---------------------------------------------------------------------------------------------- helpers of the above
@@ -448,13 +563,46 @@ def _recipe(name: str, epochs: int | None) -> Any:
     return recipe if epochs is None else recipe.with_training(epochs=epochs)
 
 
-def _run_dir(protocol: str, recipe: Any, seed: int) -> Path:
-    return RUNS / protocol / f"{recipe.name}-{recipe.hash}-seed{seed}"
+def _run_dir(protocol: str, recipe: Any, seed: int, extra_train: tuple[str, ...] = ()) -> Path:
+    return RUNS / protocol / "+".join([f"{recipe.name}-{recipe.hash}-seed{seed}", *extra_train])
+
+
+def _count_clips(root: Path, name: str) -> int:
+    from undertone.lab.corpora import CorpusError, load
+
+    try:
+        return len(load(root, [name]))
+    except CorpusError:
+        return 0
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        report = None
+    if not isinstance(report, dict) or not {"protocol", "recipe_hash", "folds", "scores"} <= set(report):
+        fail(f"{path} is no report.json of 'undertone lab evaluate'")
+    return report
+
+
+def _command_of(report: dict[str, Any]) -> str:
+    """Return the command line that measures this report again."""
+    from undertone.lab.recipes import load_recipe, recipe_names
+
+    name, folds = report["recipe"]["name"], report["folds"]
+    words = ["undertone lab evaluate", report["protocol"], name]
+    if len(folds) < report["n_folds"]:
+        words.append(f"--folds {','.join(map(str, folds))}")
+    words += [f"--extra-train {corpus}" for corpus in report["extra_train"]]
+    if name in recipe_names() and load_recipe(name).hash != report["recipe_hash"]:
+        words.append(f"--epochs {report['recipe']['training']['epochs']}")
+    return " ".join([*words, f"--seed {report['seed']}"])
 
 
 def _need_root(data: Path | None) -> Path:
     if data is None:
-        fail("where are the corpora? give --data ROOT, or set UNDERTONE_DATA")
+        fail("where are the corpora? Give their folder as --data ROOT, or set UNDERTONE_DATA to it")
     return data
 
 
@@ -465,10 +613,25 @@ def _numbers(text: str) -> list[int]:
         fail(f"--folds takes numbers such as 0,4, not {text!r}")
 
 
+def _check_processor(accelerator: Accelerator) -> str:
+    import torch
+
+    if accelerator is Accelerator.GPU and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        fail("torch finds no GPU here; leave --accelerator out, or say cpu")
+    return accelerator.value
+
+
 def _default_jobs(accelerator: str) -> int:
     import torch
 
     return 1 if accelerator != "cpu" and torch.cuda.is_available() else os.cpu_count() or 1
+
+
+def _tell_training(told: dict[str, Any], audit_summary: str) -> str:
+    scores = [(f"{part} UAR", told.get(f"{part}_uar")) for part in ("dev", "test")]
+    measured = [f"epoch {told['best_epoch']} chosen", *(f"{name} {uar:.3f}" for name, uar in scores if uar is not None)]
+    lines = [*audit_summary.splitlines(), f"{', '.join(measured)}, temperature {told['temperature']:.2f}"]
+    return "\n".join(printable(line) for line in [*lines, f"run: {told['run']}"])
 
 
 def _tell_test(result: dict[str, Any], n_speakers: int) -> str:
@@ -483,24 +646,13 @@ def _tell_test(result: dict[str, Any], n_speakers: int) -> str:
     lines += [
         f"  {n:,} clips of {emotion} left out: the model does not know it" for emotion, n in result["left_out"].items()
     ]
-    lines += [f"  not readable: {printable(path)}: {printable(error)}" for path, error in result["unreadable"].items()]
+    lines += [f"  not readable: {path}: {error}" for path, error in result["unreadable"].items()]
     if heard := result["heard_in_training"]:
         lines.append(f"  NOTE: the model was trained on {len(heard)} of these speakers: {', '.join(heard)}")
         lines.append("  This score says how well voices are remembered, not how well a new voice is understood.")
     else:
         lines.append("  None of these speakers is in the model's training list.")
-    return "\n".join(lines)
-
-
-@contextmanager
-def _lab_errors() -> Iterator[None]:
-    """Turn errors that say what to do into one line; everything else is a bug and stays one."""
-    try:
-        yield
-    except ValueError as error:
-        if type(error).__module__.split(".")[0] != "undertone":
-            raise
-        fail(error)
+    return "\n".join(printable(line) for line in lines)
 
 
 @contextmanager
@@ -563,5 +715,9 @@ def _training() -> Iterator[Callable[[int, int, int, dict[str, float]], None]]:
 
     try:
         yield show
+    except KeyboardInterrupt:
+        bar.stop()
+        complain("stopped; give the same command again and it goes on from here")
+        raise typer.Exit(EXIT_STOPPED) from None
     finally:
         bar.stop()
