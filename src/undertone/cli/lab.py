@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +46,7 @@ class LabCommands(Group):
             fail(f"{error.filename}: {error.strerror}" if error.filename else error)
 
 
-class Accelerator(str, Enum):
+class Accelerator(StrEnum):
     """Where to compute."""
 
     AUTO = "auto"
@@ -98,7 +98,7 @@ Epochs = Annotated[
 
 @app.callback()
 def lab() -> None:
-    """Make models, and measure them under protocols that cannot leak.
+    r"""Make models, and measure them under protocols that cannot leak.
 
     From nothing to a model file of your own, command by command:
 
@@ -111,7 +111,7 @@ def lab() -> None:
       [cyan]undertone predict clip.wav --model mine.onnx[/cyan]            use it
 
     What takes long can be stopped at any moment: the same command goes on from
-    there. Libraries the lab needs: pip install 'undertone\\[lab]'
+    there. Libraries the lab needs: pip install 'undertone\[lab]'
     """
 
 
@@ -120,16 +120,16 @@ def lab() -> None:
 
 @corpora_app.callback()
 def corpora() -> None:
-    """The corpora of acted emotional speech: get them, and see whether they are whole.
+    """Get the corpora of acted emotional speech, and see whether they are whole.
 
     Five are known by their official names and folders: RAVDESS, CREMA-D, TESS
     and SAVEE are English, EMO-DB is German.
 
     [bold]Start here[/bold]
 
-      [cyan]undertone lab corpora list[/cyan]                            sizes and licences
-      [cyan]undertone lab corpora download ravdess --data corpora[/cyan]  the smallest download
-      [cyan]undertone lab corpora verify --data corpora[/cyan]           is all of it there?
+      [cyan]undertone lab corpora list[/cyan]                             sizes and licences
+      [cyan]undertone lab corpora download ravdess --data corpora[/cyan]  200 MB
+      [cyan]undertone lab corpora verify --data corpora[/cyan]            is all of it there?
 
     Each has a licence of its own, which also binds the models trained on it:
     most of them are for research only.
@@ -138,9 +138,9 @@ def corpora() -> None:
 
 @corpora_app.command("list", cls=Command)
 def list_corpora(data: Data = None, as_json: AsJson = False) -> None:
-    """List the corpora: size, classes, licence, and how much is here.
+    """List the corpora: sizes, classes, licences, and what of them is here.
 
-    How much is here is told when it is said where to look.
+    With --data (or UNDERTONE_DATA) it also counts the clips you have.
 
     [bold]Examples[/bold]
 
@@ -321,8 +321,8 @@ def train(
 
     It hears every clip on disk but those of a few dev speakers, on whom the best
     epoch is chosen: so the model that comes with undertone was made. With
-    --protocol it hears the training part of one fold, and is tested once, at the
-    end, on speakers it has never heard.
+    --protocol it hears the training part of one fold, and is tested on the test
+    part, once, at the end.
 
     [bold]Examples[/bold]
 
@@ -497,11 +497,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The model file to write.")],
     data: Data = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="The model's name, if not the file's.", show_default=False)
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The model's name, if not the file's.", show_default=False),
     ] = None,
-    merge_calm: Annotated[
-        bool, typer.Option("--merge-calm", help="Seven emotions: count calm as neutral.")
-    ] = False,
+    merge_calm: Annotated[bool, typer.Option("--merge-calm", help="Seven emotions: count calm as neutral.")] = False,
     scores: Annotated[
         list[Path] | None,
         typer.Option(
@@ -584,20 +583,6 @@ def _read_report(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not {"protocol", "recipe_hash", "folds", "scores"} <= set(report):
         fail(f"{path} is no report.json of 'undertone lab evaluate'")
     return report
-
-
-def _command_of(report: dict[str, Any]) -> str:
-    """Return the command line that measures this report again."""
-    from undertone.lab.recipes import load_recipe, recipe_names
-
-    name, folds = report["recipe"]["name"], report["folds"]
-    words = ["undertone lab evaluate", report["protocol"], name]
-    if len(folds) < report["n_folds"]:
-        words.append(f"--folds {','.join(map(str, folds))}")
-    words += [f"--extra-train {corpus}" for corpus in report["extra_train"]]
-    if name in recipe_names() and load_recipe(name).hash != report["recipe_hash"]:
-        words.append(f"--epochs {report['recipe']['training']['epochs']}")
-    return " ".join([*words, f"--seed {report['seed']}"])
 
 
 def _need_root(data: Path | None) -> Path:

@@ -34,6 +34,7 @@ from undertone.lab.evaluation import (
     scores_by_corpus,
     softmax,
 )
+from undertone.lab.evaluation.protocols import SHIPPED
 from undertone.lab.recipes import EmotionModel, Recipe, build_model, n_parameters, parse_recipe
 from undertone.lab.training import LabelledClips, TrainingError, compute_logits, fit, make_fabric
 
@@ -125,8 +126,9 @@ def run_fold(
         If a protocol that promises disjoint speakers does not hold; nothing is trained then.
     """
     done = run_dir / FOLD_FILE
+    identity = _identify(protocol, recipe, seed, extra_train)
     if done.exists():
-        return json.loads(done.read_text())
+        return _read_fold(done, identity)
     started = time.perf_counter()
     utterances, digests = dataset.utterances, dataset.waveforms.digests
     split = build_split(protocol, utterances, fold, extra_train=extra_train, digests=digests)
@@ -259,11 +261,20 @@ def evaluate(
         networks train faster as two processes of one thread than as one of two.
     """
     wanted = get_protocol(protocol)
+    if wanted is SHIPPED:
+        raise TrainingError(f"{protocol!r} tests nothing; train it with 'undertone lab train', or name a protocol")
     asked = None if wanted.optional_corpora else [*wanted.corpora, *extra_train]
     dataset = load_dataset(root, asked, cache_dir=cache_dir, progress=on_decode)
-    folds = list_folds(protocol, dataset.utterances) if folds is None else list(folds)
+    folds = list_folds(protocol, dataset.utterances) if folds is None else sorted(set(folds))
     folders = {fold: run_dir / f"fold-{fold}" for fold in folds}
-    open_folds = [fold for fold in folds if not (folders[fold] / FOLD_FILE).exists()]
+    identity = _identify(protocol, recipe, seed, extra_train)
+    open_folds = []
+    for fold in folds:  # what cannot run is found before hours are spent on the folds before it
+        if (folders[fold] / FOLD_FILE).exists():
+            _read_fold(folders[fold] / FOLD_FILE, identity)
+        else:
+            build_split(protocol, dataset.utterances, fold, extra_train=extra_train, digests=dataset.waveforms.digests)
+            open_folds.append(fold)
     arguments = {"extra_train": tuple(extra_train), "seed": seed, "accelerator": accelerator}
     if jobs <= 1 or len(open_folds) <= 1:
         for fold in open_folds:
@@ -273,7 +284,21 @@ def evaluate(
         for values in _run_parallel(root, asked, cache_dir, protocol, recipe, folders, open_folds, jobs, arguments):
             if on_epoch is not None:
                 on_epoch(*values)
-    return summarise([json.loads((folders[fold] / FOLD_FILE).read_text()) for fold in folds], dataset)
+    return summarise([_read_fold(folders[fold] / FOLD_FILE, identity) for fold in folds], dataset)
+
+
+def _identify(protocol: str, recipe: Recipe, seed: int, extra_train: Sequence[str]) -> dict[str, Any]:
+    return {"protocol": protocol, "recipe_hash": recipe.hash, "seed": seed, "extra_train": list(extra_train)}
+
+
+def _read_fold(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Read a finished fold, unless it is one of another run."""
+    result = json.loads(path.read_text())
+    if other := [key for key, value in identity.items() if result.get(key) != value]:
+        raise TrainingError(
+            f"{path.parent} holds a run with another {' and '.join(other)}; choose another folder or remove it"
+        )
+    return result
 
 
 def _run_parallel(

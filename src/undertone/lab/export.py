@@ -95,6 +95,8 @@ def load_run(run_dir: Path) -> tuple[EmotionModel, dict[str, Any]]:
 
     described = run_dir / "fold.json"
     if not described.exists():
+        if folds := sorted(run_dir.glob("fold-*/fold.json")):
+            raise ExportError(f"{run_dir} holds the folds of an evaluation; export one, such as {folds[0].parent}")
         raise ExportError(f"{run_dir} holds no finished run (no fold.json); train it to the end first")
     result = json.loads(described.read_text())
     model = build_model(parse_recipe(result["recipe"]), len(result["classes"]))
