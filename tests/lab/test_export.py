@@ -103,6 +103,7 @@ def test_the_embedding_is_that_of_torch(merged, clips, torch_output):
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_merging_all_eight_classes_agree(run_dir, clips, torch_output, tmp_path):
     card = export_run(run_dir, tmp_path / "eight.onnx", clips, **ABOUT)
     assert card.labels == tuple(load_run(run_dir)[1]["classes"])

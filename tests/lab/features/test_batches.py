@@ -97,10 +97,13 @@ class _All(torch.nn.Module):
         return tuple(tensor for part in self.parts for tensor in part(waveform, lengths))
 
 
+EXPORTED = {GEOMETRIES[0]: NAMES, GEOMETRIES[1]: ["power", "log-mel"]}  # an export takes seconds
+
+
 @pytest.fixture(scope="module", params=GEOMETRIES, ids=str)
 def exported(request, make_module):
     """(modules by name, session of a graph with the outputs ``NAME`` and ``NAME frames`` of each)."""
-    modules = {name: make_module(name, request.param).eval() for name in NAMES}
+    modules = {name: make_module(name, request.param).eval() for name in EXPORTED[request.param]}
     outputs = [output for name in modules for output in (name, f"{name} frames")]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     dims = {"batch": torch.export.Dim("batch"), "n_samples": torch.export.Dim("n_samples")}
@@ -121,16 +124,17 @@ def exported(request, make_module):
     return modules, session
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lengths", [[12_345], [24_000, 100, 7_777], [320, 160]], ids=str)
-def test_exported_graph_agrees_with_torch(name, lengths, exported, rng):
+def test_exported_graph_agrees_with_torch(lengths, exported, rng):
     modules, session = exported
     waveform = (0.1 * rng.standard_normal((len(lengths), max(lengths)))).astype(np.float32)
-    features, n_valid = modules[name](torch.from_numpy(waveform), torch.tensor(lengths))
-    theirs, their_frames = session.run([name, f"{name} frames"], {"waveform": waveform, "lengths": np.array(lengths)})
-    assert their_frames.tolist() == n_valid.tolist()
-    assert theirs.shape == features.shape
-    assert np.abs(theirs - features.numpy()).max() <= 1e-4 * features.abs().max()
+    theirs = session.run(None, {"waveform": waveform, "lengths": np.array(lengths)})
+    theirs = dict(zip([output.name for output in session.get_outputs()], theirs, strict=True))
+    for name, module in modules.items():
+        features, n_valid = module(torch.from_numpy(waveform), torch.tensor(lengths))
+        assert theirs[f"{name} frames"].tolist() == n_valid.tolist()
+        assert theirs[name].shape == features.shape
+        assert np.abs(theirs[name] - features.numpy()).max() <= 1e-4 * features.abs().max(), name
 
 
 # ---- small things with hand-worked values ----
