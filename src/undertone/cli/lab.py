@@ -701,8 +701,8 @@ def _training() -> Iterator[Callable[[int, int, int, dict[str, float]], None]]:
     try:
         yield show
     except KeyboardInterrupt:
-        bar.stop()
         complain("stopped; give the same command again and it goes on from here")
         raise typer.Exit(EXIT_STOPPED) from None
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it ends with an empty line
+            bar.stop()

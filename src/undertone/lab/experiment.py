@@ -8,10 +8,13 @@ the trainer's checkpoint, epoch by epoch inside a fold).
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -315,25 +318,44 @@ def _run_parallel(
     """Run folds in ``jobs`` processes and yield their progress as it comes."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    manager = SyncManager(ctx=context)
+    manager.start(_follow_parent)
+    others = set(multiprocessing.active_children())
+    with manager, ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow_parent) as pool:
         queue = manager.Queue()
         shared = (root, corpora, cache_dir, protocol, recipe.to_json(), arguments, threads, queue)
         running = [pool.submit(_run_fold_alone, fold, folders[fold], *shared) for fold in folds]
         for future in running:
             future.add_done_callback(lambda _: queue.put(None))
         remaining = len(running)
-        while remaining:
-            message = queue.get()
-            if message is None:
+        try:
+            while remaining:
+                message = queue.get()
+                if message is not None:
+                    yield message
+                    continue
                 remaining -= 1
                 if failed := next((f for f in running if f.done() and f.exception()), None):
-                    for future in running:
-                        future.cancel()
                     failed.result()
-            else:
-                yield message
-        for future in running:
-            future.result()
+        except BaseException:  # a fold failed, or Ctrl-C: the others stop too; every one can go on where it was
+            for future in running:
+                future.cancel()
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent does, however it ended: two must not train one fold."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_fold_alone(
@@ -504,7 +526,7 @@ def _rounded(logits: np.ndarray) -> list[list[float]]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # of several devices, each process writes the same
     temporary.write_text(json.dumps(content))
     temporary.replace(path)
 

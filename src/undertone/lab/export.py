@@ -216,6 +216,8 @@ def measure_parity(exported: nn.Module, file: Path, clips: Waveforms, temperatur
             waveform, lengths = pad_batch([to_float(clips.clips[row]) for row in rows])
             theirs = opened.run(waveform, lengths)["logits"]
             ours = exported(torch.from_numpy(waveform), torch.from_numpy(lengths))[0].numpy()
+            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+                raise ExportError("the network gives NaN or infinite logits on these clips; its training went wrong")
             difference = softmax(theirs, temperature=temperature) - softmax(ours, temperature=temperature)
             worst = max(worst, float(np.abs(difference).max()))
     return worst
@@ -224,8 +226,7 @@ def measure_parity(exported: nn.Module, file: Path, clips: Waveforms, temperatur
 def frame_hop_s(model: EmotionModel) -> float | None:
     """Seconds between two frame logits, or None where the network has none."""
     stride = getattr(model.network, "frame_stride", None)
-    hop = next((m.hop_length for m in model.front_end.modules() if hasattr(m, "hop_length")), None)
-    return None if stride is None or hop is None else float(stride * hop) / SAMPLE_RATE  # type: ignore[operator]
+    return None if stride is None else stride / model.front_end.frames_per_second
 
 
 def weights_licence(corpora: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ from undertone.lab.augment import (
     warp_spectrogram,
 )
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
+from undertone.lab.features import FrontEnd
 from undertone.lab.recipes import EmotionModel, Recipe, TrainingConfig, build_model
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -313,7 +314,7 @@ def _loss_weights(train: LabelledClips, balance: float) -> np.ndarray:
 
 
 def _prepare(
-    front_end: nn.Module, batch: list[Tensor], config: AugmentConfig, rng: np.random.Generator
+    front_end: FrontEnd, batch: list[Tensor], config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Augmented features, valid frames, targets and weights of a batch (waveform, lengths, targets, weights)."""
     waveform, lengths, target, weight = batch
@@ -337,7 +338,7 @@ def _prepare(
             features = warp_spectrogram(features, tempo, draw(1 - config.warp, 1 + config.warp))
             n_valid = torch.minimum((n_valid / tempo).ceil().long(), torch.full_like(n_valid, features.shape[2]))
         n_bands, n_frames = features.shape[1:]
-        max_frames = int(config.max_mask_s * 100)
+        max_frames = int(config.max_mask_s * front_end.frames_per_second)
         band_mask = draw_masks(rng, n, config.n_band_masks, config.max_mask_bands, n_bands)
         time_mask = draw_masks(rng, n, config.n_time_masks, max_frames, n_frames)
         features = features * torch.from_numpy(band_mask[:, :, None] * time_mask[:, None, :]).to(device)

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from undertone.lab.features.spectral import frame_mask
+from undertone.audio import SAMPLE_RATE
+from undertone.lab.features.spectral import PowerSpectrum, frame_mask
 
 
 class FrontEnd(nn.Module):
@@ -27,6 +28,11 @@ class FrontEnd(nn.Module):
     def n_features(self) -> int:
         """Rows of the output."""
         return self.features.n_features  # type: ignore[return-value]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of the output per second of sound."""
+        return next(SAMPLE_RATE / m.hop_length for m in self.modules() if isinstance(m, PowerSpectrum))
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features, zero behind the valid frames, and valid frames per row."""

@@ -116,14 +116,14 @@ def load_recipe(name: str | Path) -> Recipe:
         If there is no such recipe, or it has a key that does not exist.
     """
     if str(name) in recipe_names():
-        text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        content = resources.files(__name__).joinpath(f"{name}.toml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        content = Path(name).read_bytes()
     else:
         raise RecipeError(f"no recipe named {str(name)!r} and no such file; there are: {', '.join(recipe_names())}")
     try:
-        return parse_recipe(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return parse_recipe(tomllib.loads(content.decode()))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{name} is not a TOML file: {error}") from error
 
 
