@@ -91,7 +91,7 @@ def add_noise(waveform: Tensor, noise: Tensor, snr_db: Tensor, lengths: Tensor) 
 
 def draw_noise(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Gaussian noise, (batch, n_samples) float32, of a colour between white and about -6 dB per octave."""
-    white = rng.standard_normal(shape, dtype=np.float32)
+    white = np.asarray(rng.standard_normal(shape, dtype=np.float32))
     smooth = rng.uniform(0, 0.9, (shape[0], 1)).astype(np.float32)
     brown: np.ndarray = white.copy()
     brown[:, 1:] += smooth * white[:, :-1]
