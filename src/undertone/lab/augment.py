@@ -91,7 +91,7 @@ def add_noise(waveform: Tensor, noise: Tensor, snr_db: Tensor, lengths: Tensor) 
 
 def draw_noise(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Gaussian noise, (batch, n_samples) float32, of a colour between white and about -6 dB per octave."""
-    white = np.asarray(rng.standard_normal(shape, dtype=np.float32))
+    white = rng.standard_normal(shape, dtype=np.float32)
     smooth = rng.uniform(0, 0.9, (shape[0], 1)).astype(np.float32)
     brown: np.ndarray = white.copy()
     brown[:, 1:] += smooth * white[:, :-1]
@@ -128,7 +128,8 @@ def draw_masks(rng: np.random.Generator, n_rows: int, n_masks: int, max_width: i
     width = rng.integers(0, max_width + 1, (n_rows, n_masks, 1))
     start = rng.integers(0, np.maximum(1, size - width), (n_rows, n_masks, 1))
     position = np.arange(size)
-    return (~((position >= start) & (position < start + width)).any(axis=1)).astype(np.float32)
+    covered = (position >= start) & (position < start + width)  # (n_rows, n_masks, size)
+    return np.where(covered.any(axis=1), np.float32(0), np.float32(1))
 
 
 def mix(rows: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
