@@ -7,14 +7,15 @@ the trainer's checkpoint, epoch by epoch inside a fold).
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.managers import SyncManager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -315,47 +316,61 @@ def _run_parallel(
     jobs: int,
     arguments: dict[str, Any],
 ) -> Iterator[tuple[int, int, int, dict[str, float]]]:
-    """Run folds in ``jobs`` processes and yield their progress as it comes."""
+    """Run folds, each in a process, ``jobs`` at a time, and yield their progress as it comes.
+
+    When one fails, or the caller is stopped, so are the others: each can go on where it was.
+    """
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    manager = SyncManager(ctx=context)
-    manager.start(_follow_parent)
-    others = set(multiprocessing.active_children())
-    with manager, ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow_parent) as pool:
-        queue = manager.Queue()
-        shared = (root, corpora, cache_dir, protocol, recipe.to_json(), arguments, threads, queue)
-        running = [pool.submit(_run_fold_alone, fold, folders[fold], *shared) for fold in folds]
-        for future in running:
-            future.add_done_callback(lambda _: queue.put(None))
-        remaining = len(running)
-        try:
-            while remaining:
-                message = queue.get()
-                if message is not None:
-                    yield message
+    shared = (root, corpora, cache_dir, protocol, recipe.to_json(), arguments, threads)
+    waiting, running = list(folds), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                fold = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_run_fold_alone, args=(fold, folders[fold], *shared, sender))
+                process.daemon = True
+                with _ctrl_c_ignored():
+                    process.start()
+                sender.close()
+                running[receiver] = fold, process
+            for receiver in multiprocessing.connection.wait(list(running)):
+                try:
+                    message = receiver.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    _check_end(*running.pop(receiver))
                     continue
-                remaining -= 1
-                if failed := next((f for f in running if f.done() and f.exception()), None):
-                    failed.result()
-        except BaseException:  # a fold failed, or Ctrl-C: the others stop too; every one can go on where it was
-            for future in running:
-                future.cancel()
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
+                if isinstance(message, Exception):
+                    raise message
+                yield message
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, however it ended: two must not train one fold."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _check_end(fold: int, process: Any) -> None:
+    process.join()
+    if process.exitcode:
+        raise TrainingError(
+            f"the process of fold {fold} ended with exit code {process.exitcode}"
+            + ("; is the memory enough for so many folds at a time?" if process.exitcode < 0 else "")
+        )
 
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Keep Ctrl-C from a process started in here, from its first instruction on: who started it stops it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run_fold_alone(
@@ -368,12 +383,17 @@ def _run_fold_alone(
     recipe: dict[str, Any],
     arguments: dict[str, Any],
     threads: int,
-    queue: Any,
+    sender: Connection,
 ) -> None:
     torch.set_num_threads(threads)
-    dataset = load_dataset(root, corpora, cache_dir=cache_dir)
-    run_fold(dataset, protocol, parse_recipe(recipe), fold, folder,
-             on_epoch=lambda *values: queue.put((fold, *values)), **arguments)  # fmt: skip
+    try:
+        dataset = load_dataset(root, corpora, cache_dir=cache_dir)
+        run_fold(dataset, protocol, parse_recipe(recipe), fold, folder,
+                 on_epoch=lambda *values: sender.send((fold, *values)), **arguments)  # fmt: skip
+    except BrokenPipeError:
+        pass  # nobody is there any more to report to: whoever starts the command again trains this fold
+    except (ValueError, OSError) as error:  # what says what to do; a mistake of ours is shown from here
+        sender.send(error)
 
 
 # ---------------------------------------------------------------------------------------------- scores
