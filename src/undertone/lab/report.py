@@ -252,15 +252,16 @@ def summary_table(report: Mapping[str, Any]) -> "Table":
     table = Table(
         title=_summary_title(report), title_justify="left", title_style="", caption=_summary_caption(report),
         caption_justify="left", caption_style="", box=None, header_style="dim", pad_edge=False, padding=(0, 1),
+        collapse_padding=True,
     )  # fmt: skip
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in ("UAR", "95 %", "WAR", "ECE", "dev UAR", "epoch", "clips", "speakers"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", width=16)
+    table.add_column("", max_width=16)  # the bar gives way where the terminal is narrow
 
     def add(name: str, values: Mapping[str, Any], style: str = "", *more: str) -> None:
         pair = values.get("intervals", {}).get("uar")
-        cells = [name, f"{values['uar']:.3f}", f"{pair[0]:.3f}-{pair[1]:.3f}" if pair else ""]
+        cells = [f"{name} ", f"{values['uar']:.3f}", f"{pair[0]:.3f}-{pair[1]:.3f}" if pair else ""]
         cells += [f"{values['war']:.3f}", f"{values['ece']:.3f}" if "ece" in values else "", *(more or ("", ""))]
         cells += [f"{values['n_utterances']:,}", str(values["n_speakers"])]
         bar = ProgressBar(total=1, completed=values["uar"], width=16, complete_style=accent, finished_style=accent)
