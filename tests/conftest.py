@@ -283,6 +283,18 @@ def model_path(tmp_path_factory, make_card, tiny_bytes):
     return write_card(tiny_bytes, make_card(), tmp_path_factory.mktemp("model") / "tiny.onnx")
 
 
+@pytest.fixture
+def fragile_path(tmp_path, make_card):
+    """A valid model file whose network fails at run time on batches that are not 1 s long."""
+    from undertone.model_file import write_card
+
+    graph = _tiny_graph()
+    graph.nodes[6] = Proto.node("Mul", ["one_second", "mask"], ["clean"])
+    graph.nodes.insert(6, Proto.node("Reshape", ["waveform", "one_second_shape"], ["one_second"]))
+    graph.tensors.append(Proto.tensor("one_second_shape", np.array([-1, SAMPLE_RATE])))
+    return write_card(graph.build(), make_card(), tmp_path / "fragile.onnx")
+
+
 @pytest.fixture(scope="session")
 def tiny_probs(make_card):
     """Function waveform -> (n_classes,) probabilities of the tiny model, worked out in numpy."""

@@ -90,12 +90,40 @@ def test_installed_models_open_and_are_found_by_name():
         assert open_model(name).card == read_card(path)
 
 
+# ---- failing only when run ----
+
+
+def test_a_network_that_fails_on_a_length(fragile_path, make_tone):
+    model = open_model(fragile_path)
+    assert model.run(make_tone()[np.newaxis], np.array([16_000]))["logits"].shape == (1, 4)
+    with pytest.raises(ModelFileError, match=r"fragile\.onnx failed .*Reshape.* 1 x 1\.50 s; other clip lengths"):
+        model.run(make_tone(duration_s=1.5)[np.newaxis], np.array([24_000]))
+
+
+@pytest.mark.parametrize("change", ["rows", "classes"])
+def test_an_answer_of_another_shape(write_model, tiny_graph, proto, make_tone, change):
+    tiny_graph.nodes[-1] = proto.node("Add", ["scores", "bias"], ["once"])
+    if change == "rows":
+        tiny_graph.nodes.append(proto.node("Concat", ["once", "once"], ["logits"], axis=0))
+    else:  # as many as there are frames
+        tiny_graph.nodes.append(proto.node("ReduceSum", ["frames_3d", "axis_1"], ["logits"], keepdims=0))
+    tiny_graph.outputs[0] = proto.value_info("logits", "float", ["any", "number"])
+    model = open_model(write_model(tiny_graph.build()))
+    with pytest.raises(ModelFileError, match=r"gave logits of shape .*export the model again"):
+        model.run(make_tone()[np.newaxis], np.array([16_000]))
+
+
 # ---- refused: the file ----
 
 
 def test_missing_file_names_what_is_installed(tmp_path):
     with pytest.raises(ModelFileError, match=r"no model named .*nothing\.onnx.*installed: "):
         open_model(tmp_path / "nothing.onnx")
+
+
+def test_name_that_is_too_long_for_a_file():
+    with pytest.raises(ModelFileError, match="no such file"):
+        open_model("x" * 5_000)
 
 
 def test_folder(tmp_path):

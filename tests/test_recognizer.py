@@ -227,6 +227,30 @@ def test_answer_that_is_no_number(tmp_path, tiny_graph, proto, make_card, make_t
         broken.predict(make_tone(), sample_rate=16_000)
 
 
+def test_a_network_that_fails_on_some_clips(fragile_path, write_sound, make_speech):
+    fragile = undertone.load_model(fragile_path)
+    durations_s = (1.0, 1.2, 1.0, 1.5, 5.0, 1.0)
+    paths = [
+        write_sound(f"{index}.wav", make_speech(index, duration_s)) for index, duration_s in enumerate(durations_s)
+    ]
+    predictions = fragile.predict_batch(paths)
+    assert [prediction.error is None for prediction in predictions] == [True, False, True, False, False, True]
+    for path, prediction in zip(paths, predictions, strict=True):
+        if prediction.error is None:
+            assert_same(prediction, fragile.predict(path))
+        else:
+            assert prediction.error.startswith(f"{path}: fragile.onnx failed")
+            assert (prediction.emotion, prediction.probs) == (None, {})
+
+
+def test_a_network_that_fails_can_raise(fragile_path, make_tone):
+    fragile = undertone.load_model(fragile_path)
+    with pytest.raises(undertone.model_file.ModelFileError, match=r"fragile\.onnx failed"):
+        fragile.predict(make_tone(duration_s=2.0), sample_rate=16_000)
+    with pytest.raises(undertone.model_file.ModelFileError, match=r"fragile\.onnx failed"):
+        fragile.predict_batch([make_tone(), make_tone(duration_s=2.0)], sample_rate=16_000, on_error="raise")
+
+
 @pytest.mark.parametrize("bounds", [{"batch_size": 0}, {"batch_seconds": 0}])
 def test_bounds_that_leave_no_room(recognizer, bounds):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):

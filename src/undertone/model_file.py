@@ -146,9 +146,29 @@ class Model:
             (batch,) int64, valid samples of each row.
         outputs
             Which of ``self.outputs`` to compute.
+
+        Raises
+        ------
+        ModelFileError
+            If the network fails on this batch, or answers in a shape that is not the contract's.
         """
-        results = self.session.run(list(outputs), {"waveform": waveforms, "lengths": lengths})
-        return dict(zip(outputs, results, strict=True))  # type: ignore[arg-type]
+        try:
+            results = self.session.run(list(outputs), {"waveform": waveforms, "lengths": lengths})
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise self._failure(waveforms, f"failed ({_first_line(error)})") from error
+        answer: dict[str, np.ndarray] = dict(zip(outputs, results, strict=True))  # type: ignore[arg-type]
+        for name, values in answer.items():
+            n_last = values.shape[-1] if name == "embedding" else len(self.card.labels)
+            if values.ndim != OUTPUTS[name][1] or (len(values), values.shape[-1]) != (len(waveforms), n_last):
+                raise self._failure(waveforms, f"gave {name} of shape {values.shape}")
+        return answer
+
+    def _failure(self, waveforms: "np.ndarray", what: str) -> ModelFileError:
+        n_rows, n_samples = waveforms.shape
+        return ModelFileError(
+            f"{self.path.name} {what} on a batch of {n_rows} x {n_samples / SAMPLE_RATE:.2f} s; "
+            "other clip lengths may work, otherwise export the model again or use another one"
+        )
 
 
 def read_card(path: str | Path) -> Card:
@@ -211,7 +231,7 @@ def find_model(name_or_path: str | Path) -> Path:
     if str(name_or_path) in installed:
         return installed[str(name_or_path)]
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         return path
     names = ", ".join(installed) or "none"
     raise ModelFileError(
@@ -290,11 +310,14 @@ def _start_session(onnx_bytes: bytes, path: Path, threads: int | None) -> "onnxr
             onnx_bytes, options, providers=["CPUExecutionProvider"], enable_fallback=False
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        reason = str(error).splitlines()[0]
         raise ModelFileError(
-            f"onnxruntime {onnxruntime.__version__} cannot open {path.name}: {reason}; "
+            f"onnxruntime {onnxruntime.__version__} cannot open {path.name}: {_first_line(error)}; "
             "export it again, or update: pip install -U onnxruntime"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def available_cores() -> int:

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from undertone.audio import SAMPLE_RATE, AudioError, Source, load_waveform
-from undertone.model_file import DEFAULT_MODEL, Card, Model, available_cores, open_model
+from undertone.model_file import DEFAULT_MODEL, Card, Model, ModelFileError, available_cores, open_model
 
 CHUNK_SIZE = 32  # sources decoded and scored together by one thread
 BATCH_SIZE = 8  # segments in one run of the network: more is no faster on processors
@@ -108,6 +108,8 @@ class Recognizer:
         AudioError
             If the sound cannot be used, or lasts longer than ``audio.MAX_DURATION_S``; the message says why and
             what to do.
+        ModelFileError
+            If the network fails on this sound: a fault of the model file that shows only when it runs.
         """
         options = _Options(frames=frames, embedding=embedding, on_error="raise")
         return self._predict_chunk([source], sample_rate, options)[0]
@@ -131,8 +133,9 @@ class Recognizer:
         batch_size, batch_seconds
             Upper bounds on segments, and on seconds of padded sound, in one run of the network.
         on_error
-            ``"row"``: a clip that cannot be used gets a prediction that carries the ``error``, the rest is
-            scored. ``"raise"``: the first such clip ends the call with its ``AudioError``.
+            ``"row"``: a clip that cannot be used, or on which the network fails, gets a prediction that carries
+            the ``error``, the rest is scored. ``"raise"``: such a clip ends the call with its ``AudioError`` or
+            ``ModelFileError``.
         on_progress
             Called with the number of clips done so far.
         """
@@ -216,13 +219,23 @@ class Recognizer:
     def _run_segments(self, segments: list["_Segment"], options: "_Options") -> None:
         """Run all segments, batched by length, and leave the results with their clips."""
         for batch in _batches(segments, options.batch_size, options.batch_seconds):
-            lengths = np.array([segment.n_samples for segment in batch], dtype=np.int64)
-            waveforms = np.zeros((len(batch), lengths.max()), dtype=np.float32)
-            for row, segment in zip(waveforms, batch, strict=True):
-                row[: len(segment.waveform)] = segment.waveform
-            results = self.model.run(waveforms, lengths, self._outputs(options))
-            for index, segment in enumerate(batch):
-                segment.keep({name: values[index] for name, values in results.items()}, self.card)
+            try:
+                self._run_batch(batch, options)
+            except ModelFileError as error:
+                if len(batch) == 1:
+                    batch[0].fail(error)
+                else:  # each alone: the others must not pay for the one on which the network fails
+                    for segment in batch:
+                        self._run_segments([segment], options)
+
+    def _run_batch(self, batch: list["_Segment"], options: "_Options") -> None:
+        lengths = np.array([segment.n_samples for segment in batch], dtype=np.int64)
+        waveforms = np.zeros((len(batch), lengths.max()), dtype=np.float32)
+        for row, segment in zip(waveforms, batch, strict=True):
+            row[: len(segment.waveform)] = segment.waveform
+        results = self.model.run(waveforms, lengths, self._outputs(options))
+        for index, segment in enumerate(batch):
+            segment.keep({name: values[index] for name, values in results.items()}, self.card)
 
     def _outputs(self, options: "_Options") -> list[str]:
         wanted = ["logits", *["frame_logits"] * options.frames, *["embedding"] * options.embedding]
@@ -231,12 +244,17 @@ class Recognizer:
     def _finish(self, clip: "_Clip", options: "_Options") -> Prediction:
         """Average the clip's segments by duration, or pass on its error."""
         if clip.error is None:
-            probs = clip.average("probs")
-            if np.isfinite(probs).all():
-                return self._prediction(clip, probs)
-            clip.error = "the model gave no finite answer for this sound; please report the model file and the sound"
+            failure: AudioError | ModelFileError | None = clip.failure
+            if failure is None:
+                probs = clip.average("probs")
+                if np.isfinite(probs).all():
+                    return self._prediction(clip, probs)
+                failure = AudioError(
+                    "the model gave no finite answer for this sound; please report the model file and the sound"
+                )
             if options.on_error == "raise":
-                raise AudioError(clip.error)
+                raise failure
+            clip.error = str(failure) if clip.path is None else f"{clip.path}: {failure}"
         return Prediction(clip.path, None, None, {}, 0.0, clip.duration_s, error=clip.error)
 
     def _prediction(self, clip: "_Clip", probs: np.ndarray) -> Prediction:
@@ -321,6 +339,11 @@ class _Clip:
     error: str | None = None
     segments: list["_Segment"] = field(default_factory=list)
 
+    @property
+    def failure(self) -> ModelFileError | None:
+        """Why the network has no answer for one of the segments."""
+        return next((segment.failure for segment in self.segments if segment.failure), None)
+
     def average(self, name: str) -> np.ndarray:
         """Mean of the segments' results, weighted by their durations."""
         weights = np.array([segment.n_samples for segment in self.segments], dtype=np.float64)
@@ -335,6 +358,12 @@ class _Segment:
     waveform: np.ndarray  # (n,) float32; emptied once it has been run
     n_samples: int
     results: dict[str, np.ndarray] = field(default_factory=dict)
+    failure: ModelFileError | None = None
+
+    def fail(self, error: ModelFileError) -> None:
+        """Take the error in place of an answer and let go of the sound."""
+        self.failure = error
+        self.waveform = self.waveform[:0].copy()
 
     def keep(self, outputs: dict[str, np.ndarray], card: Card) -> None:
         """Take the network's outputs for this segment and let go of its sound."""
