@@ -98,6 +98,38 @@ def test_a_single_bad_file(undertone, tmp_path):
     assert "there is no such file" in result.stdout
 
 
+def test_a_name_that_is_too_long_costs_its_row(undertone, clip, tmp_path):
+    too_long = tmp_path / f"{'x' * 5_000}.wav"
+    result = undertone("predict", too_long, clip, "--json")
+    assert result.exit_code == 1
+    assert [row["error"] is None for row in json.loads(result.stdout)] == [False, True]
+    assert "cannot be read" in json.loads(result.stdout)[0]["error"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder")
+def test_a_clip_in_a_folder_that_is_locked_costs_its_row(undertone, clip, write_sound, make_tone):
+    locked = write_sound("locked/inside.wav", make_tone())
+    locked.parent.chmod(0)
+    try:
+        result = undertone("predict", locked, clip, "--json")
+    finally:
+        locked.parent.chmod(0o700)
+    assert result.exit_code == 1
+    assert "permission denied" in json.loads(result.stdout)[0]["error"]
+    assert json.loads(result.stdout)[1]["error"] is None
+
+
+def test_a_network_that_fails_costs_the_rows_concerned(undertone, fragile_path, write_sound, make_speech):
+    clips = [write_sound(f"{seconds}.wav", make_speech(0, seconds)) for seconds in (1.0, 2.0)]
+    result = undertone("predict", *clips, "--json", model=fragile_path)
+    assert result.exit_code == 1
+    good, bad = json.loads(result.stdout)
+    assert good["error"] is None
+    assert "fragile.onnx failed" in bad["error"]
+    lines = undertone("predict", *clips, model=fragile_path).stdout.splitlines()
+    assert [str(clip) in line for clip, line in zip(clips, lines, strict=False)] == [True, True]
+
+
 # ---- for machines ----
 
 

@@ -170,7 +170,8 @@ def find_audio(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
         paths = [paths]
     found: set[Path] = set()
     for path in map(Path, paths):
-        found.update(_audio_below(path) if path.is_dir() else [path])
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a name is too long or out of reach
+        found.update(_audio_below(path) if is_folder else [path])
     return sorted(found)
 
 

@@ -1,6 +1,7 @@
 """``undertone predict``: clips and folders in, one emotion each out."""
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -127,7 +128,7 @@ def _find_clips(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
     clips, n_empty = [], 0
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or out of reach
             found = find_audio([path])
             if not found:
                 complain(f"no sound files in {printable(path)}")
