@@ -3,6 +3,11 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +97,64 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
         raise KeyboardInterrupt
     assert out.read_text() == "before"
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("before", ["before", None], ids=["file", "dangling"])
+def test_a_link_stays_a_link(tmp_path, before):
+    (tmp_path / "there").mkdir()
+    target, out = tmp_path / "there" / "target.csv", tmp_path / "out.csv"
+    if before:
+        target.write_text(before)
+    out.symlink_to(target)
+    with formats.open_output(out) as file:
+        file.write("all\n")
+    assert out.readlink() == target
+    assert target.read_text() == "all\n"
+    assert sorted(tmp_path.rglob("*")) == [out, target.parent, target]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_written_to(tmp_path):
+    out = tmp_path / "pipe.csv"
+    os.mkfifo(out)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(out.read_bytes)
+        with formats.open_output(out) as file:
+            file.write("all\n")
+        assert read.result(timeout=10) == b"all\n"
+    assert out.is_fifo()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev")
+def test_a_device_is_written_to(tmp_path):
+    out = tmp_path / "out.csv"
+    out.symlink_to("/dev/null")
+    with formats.open_output(out) as file:
+        file.write("all\n")
+    assert out.is_symlink()
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/stdout")
+def test_standard_output_by_name_appends_to_what_it_is(tmp_path):
+    code = (
+        "from pathlib import Path; from undertone import formats\n"
+        "with formats.open_output(Path('/dev/stdout')) as file: file.write('all\\n')"
+    )
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+    with log.open("a") as file:
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=file)
+    assert log.read_text() == "before\nall\n"
+    piped = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert piped.stdout == b"all\n"
+
+
+def test_a_folder_is_no_place_for_rows(tmp_path):
+    with pytest.raises(OSError), formats.open_output(tmp_path) as file:
+        file.write("all\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_is_no_text_is_escaped(tmp_path):

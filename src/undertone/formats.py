@@ -78,20 +78,38 @@ def to_dict(prediction: "Prediction") -> dict[str, Any]:
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """Open a UTF-8 text file that appears under its name only when all is written; None is standard output.
 
-    Left by an exception, it leaves no file behind, and one that was there before stays as it was.
+    Left by an exception, it leaves no file behind, and one that was there before stays as it was. Links stay
+    links, and what is no regular file (a named pipe, a device such as /dev/null) is written to as it comes.
     """
-    if path is None:
+    if path is None or _is_standard_output(path):
         yield _standard_output()
         return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.exists() and not path.is_file():
+        with _open_text(path) as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:  # noqa: PTH123
+        with _open_text(descriptor) as file:
             yield file
         Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _open_text(file: Path | int) -> TextIO:
+    return open(file, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: PTH123
+
+
+def _is_standard_output(path: Path) -> bool:
+    """Whether this is /dev/stdout, say, or the file that standard output goes to: to replace it would lose rows."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _standard_output() -> TextIO:
