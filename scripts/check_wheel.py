@@ -11,7 +11,6 @@ from pathlib import Path
 
 MAX_SIZE_BYTES = 12_000_000  # the model must stay small enough to ship with the package
 SOURCE = Path(__file__).resolve().parent.parent / "src"
-DATA_SUFFIXES = {".onnx", ".md", ".csv", ".toml", ".json", ".html", ".j2", ".css", ".typed"}
 
 
 def find_problems(wheel: Path) -> list[str]:
@@ -20,9 +19,7 @@ def find_problems(wheel: Path) -> list[str]:
     problems = []
     if (size_bytes := wheel.stat().st_size) > MAX_SIZE_BYTES:
         problems.append(f"the wheel has {size_bytes:,} bytes, more than {MAX_SIZE_BYTES:,}")
-    problems += [
-        f"{name} is in src/ and not in the wheel" for name in sorted(_package_files()) if name not in names
-    ]
+    problems += [f"{name} is in src/ and not in the wheel" for name in sorted(_package_files()) if name not in names]
     problems += [
         f"{name} does not belong in the wheel"
         for name in sorted(names)
@@ -34,11 +31,11 @@ def find_problems(wheel: Path) -> list[str]:
 
 
 def _package_files() -> set[str]:
-    """Names, relative to src/, of the modules and data files of the package."""
+    """Names, relative to src/, of all files of the package, whatever their kind."""
     return {
         path.relative_to(SOURCE).as_posix()
         for path in (SOURCE / "undertone").rglob("*")
-        if path.suffix in DATA_SUFFIXES | {".py"} and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
 
 

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 # Distributions whose import name is another one; those that torch imports for us, and where we ask it to.
 IMPORT_NAMES = {"scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric"}
 IMPORTED_FOR_US = {
+    "onnx": "dynamo=True",  # torch's ONNX exporter keeps the model in it
     "onnxscript": "torch.onnx.export(",  # torch's ONNX exporter is written in it
     "tensorboard": "from torch.utils.tensorboard",  # torch's writer of training curves
 }
@@ -127,9 +129,7 @@ def test_import_loads_nothing_heavy():
 
 def test_import_contract_covers_the_whole_use_floor():
     contracts = tomllib.loads(PYPROJECT)["tool"]["importlinter"]["contracts"]
-    (sources,) = (
-        contract["source_modules"] for contract in contracts if "base install only" in contract["name"]
-    )
+    (sources,) = (contract["source_modules"] for contract in contracts if "base install only" in contract["name"])
     package = ROOT / "src" / "undertone"
     top = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
     commands = {f"cli.{path.stem}" for path in (package / "cli").glob("*.py")} - {"cli.__init__", "cli.lab"}
@@ -143,9 +143,7 @@ def documented_commands() -> list[list[str]]:
     """Every ``undertone ...`` line of the shell blocks in README and docs, as words, without comments."""
     commands = {}
     for document in DOCUMENTS:
-        for block in re.findall(
-            r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-        ):
+        for block in re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             for line in block.splitlines():
                 words = shlex.split(line.partition(">")[0], comments=True)
                 if words[:1] == ["undertone"]:
@@ -237,6 +235,28 @@ def test_links_between_documents_lead_somewhere():
 
 
 # ---- the wheel ----
+
+
+@pytest.mark.parametrize("left_out", [None, "model.py", ".csv.gz", ".toml", ".html.jinja", "py.typed"])
+def test_check_wheel_misses_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str | None):
+    check_wheel = load_script("check_wheel")
+    package = tmp_path / "src" / "undertone"
+    names = ["model.py", "lab/hashes.csv.gz", "lab/folds.toml", "lab/report.html.jinja", "py.typed", "models/a.onnx"]
+    for name in (*names, "__pycache__/model.cpython-311.pyc"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    monkeypatch.setattr(check_wheel, "SOURCE", tmp_path / "src")
+    wheel = tmp_path / "undertone-0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as opened:
+        for name in names:
+            if left_out is None or not name.endswith(left_out):
+                opened.writestr(f"undertone/{name}", "")
+    problems = check_wheel.find_problems(wheel)
+    if left_out is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert problems[0].endswith(f"{left_out} is in src/ and not in the wheel")
 
 
 @pytest.mark.slow
