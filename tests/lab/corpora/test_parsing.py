@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from undertone.audio import AUDIO_SUFFIXES
 from undertone.emotions import EMOTIONS
 from undertone.lab.corpora import CORPORA, CorpusError, check_counts, get_corpus, load
+from undertone.lab.corpora.utterance import CLIP_SUFFIXES
 
 EMO_DB_NAMES = ["03a01Fa", "08b02Tb", "16a05Lc", "11b10Wd", "09a07Ea", "13b03Aa", "15a02Nb"]
 
@@ -141,6 +143,14 @@ def test_crema_d_fields(tmp_path):
     assert (first.voted_emotion, first.voted_level) == ((), None)
     assert (last.speaker_id, last.sex, last.age) == ("crema-d/1091", "female", 29)
     assert (last.emotion, last.intensity) == ("neutral", None)
+
+
+def test_a_corpus_may_have_every_suffix_that_can_be_decoded(tmp_path):
+    assert sorted(CLIP_SUFFIXES) == sorted(AUDIO_SUFFIXES)
+    stem = "1001_IEO_ANG_HI"
+    for suffix in reversed(CLIP_SUFFIXES):  # from the last choice to the first
+        (clip,) = parse("crema-d", make_clips(tmp_path, [f"{stem}{suffix}"]))
+        assert clip.path.suffix == suffix
 
 
 def test_crema_d_takes_the_lossless_copy(tmp_path):

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from undertone.audio import AUDIO_SUFFIXES
 from undertone.emotions import EMOTIONS
 
-LOSSLESS_SUFFIXES = (".wav", ".flac", ".aiff", ".aif", ".aifc")  # in order of preference
-LOSSY_SUFFIXES = (".opus", ".ogg", ".mp3")
-CLIP_SUFFIXES = LOSSLESS_SUFFIXES + LOSSY_SUFFIXES
+LOSSY_SUFFIXES = (".opus", ".ogg", ".oga", ".mp3")  # in order of preference
+CLIP_SUFFIXES = (*(suffix for suffix in AUDIO_SUFFIXES if suffix not in LOSSY_SUFFIXES), *LOSSY_SUFFIXES)
 
 
 class CorpusError(ValueError):
