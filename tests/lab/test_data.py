@@ -192,8 +192,13 @@ def test_two_processes_may_decode_at_once(write_sound, make_speech, tmp_path, ca
 
 def test_int16_is_clipped_never_wrapped():
     loud = to_int16(np.array([1.0, -1.0, 1.5, -2.0, 0.0], np.float32))
-    assert loud.tolist() == [32_767, -32_767, 32_767, -32_767, 0]
-    assert to_float(loud).tolist() == [1, -1, 1, -1, 0]
+    assert loud.tolist() == [32_767, -32_768, 32_767, -32_768, 0]
+    assert to_float(loud).tolist() == [32_767 / 32_768, -1, 32_767 / 32_768, -1, 0]
+
+
+def test_sixteen_bit_samples_come_back_as_they_are():
+    codes = np.arange(-32_768, 32_768, dtype=np.int16)
+    assert np.array_equal(to_int16(to_float(codes)), codes)
 
 
 @pytest.mark.corpus

@@ -191,7 +191,7 @@ def test_silent_doubled_short_and_unreadable_clips_are_left_out(make_ravdess, tm
     kept = {utterance.path.name for utterance in dataset.utterances}
     assert kept == {path.name for path in root.rglob("*.wav")} - {path.name for path in clips[:5]}
     assert sorted(problem.kind for problem in dataset.problems) == ["conflict", "silent"]
-    assert list(dataset.unreadable) == [f"ravdess/{clips[4].stem}"]
+    assert list(dataset.unreadable) == [f"ravdess/{clips[4].stem}", f"ravdess/{clips[3].stem}"]
     assert len(dataset.waveforms) == len(dataset.utterances) == 11
     assert dataset.waveforms.n_samples.min() >= 1_600
 

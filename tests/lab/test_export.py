@@ -240,21 +240,23 @@ def test_a_file_that_was_there_stays_when_the_new_one_is_refused(run_dir, clips,
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize("output", ["logits", "frame_logits"])
 @pytest.mark.parametrize("change", [0.0, 0.01, np.nan])
-def test_parity_sees_a_difference_in_any_clip(change, run_dir, clips, monkeypatch):
+def test_parity_sees_a_difference_in_any_clip(output, change, run_dir, clips, monkeypatch):
     """The file gives torch's logits here, but for one number of one clip."""
     model, result = load_run(run_dir)
     exported = ExportedModel(model, result["classes"], result["classes"], result["temperature"]).eval()
     odd = to_float(clips.clips[11])
 
-    def answer(waveform, lengths):
-        logits = exported(torch.from_numpy(waveform), torch.from_numpy(lengths))[0].numpy().copy()
+    def answer(waveform, lengths, outputs):
+        values = exported(torch.from_numpy(waveform), torch.from_numpy(lengths))
+        answered = {name: value.numpy().copy() for name, value in zip(export.OUTPUTS, values, strict=True)}
         for row, length in enumerate(lengths):
             if length == len(odd) and (waveform[row, :length] == odd).all():
-                logits[row, 0] += change
-        return {"logits": logits}
+                answered[output].reshape(len(lengths), -1)[row, 0] += change
+        return {name: answered[name] for name in outputs}
 
-    monkeypatch.setattr(export, "open_model", lambda _: SimpleNamespace(run=answer))
+    monkeypatch.setattr(export, "open_model", lambda _: SimpleNamespace(run=answer, outputs=export.OUTPUTS))
     if np.isnan(change):
         with pytest.raises(ValueError, match="NaN"):
             measure_parity(exported, None, clips, result["temperature"])

@@ -146,3 +146,18 @@ def test_one_seed_builds_one_model():
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("section", "key", "value"), [("training", "epochs", "40"), ("training", "lr", True)])
+def test_a_value_of_the_wrong_type_is_named(section, key, value):
+    values = load_recipe("undertone-small").to_json()
+    values[section][key] = value
+    with pytest.raises(RecipeError, match=f"{key} in .*{section}.* must be of type"):
+        parse_recipe(values)
+
+
+def test_parts_that_do_not_fit_together_are_a_recipe_error():
+    values = load_recipe("undertone-small").to_json()
+    values["network"]["time_stages"] = 9
+    with pytest.raises(RecipeError, match="time_stages must be 1 to 4"):
+        build_model(parse_recipe(values), 8)

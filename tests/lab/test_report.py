@@ -70,6 +70,7 @@ def _make_fold(protocol, fold, *, n_clips=2, speakers=None, has_dev=True, **chan
         "best_epoch": N_EPOCHS - 2 if has_dev else N_EPOCHS,
         "dev_uar": history[N_EPOCHS - 3]["dev_uar"] if has_dev else None,
         "training_seconds": 432.1,
+        "audit": {},
         "audit_summary": f"Audit of {protocol}, fold {fold}: nothing leaks\n  ok    no speaker is in two parts",
         "banner": "",
         "notes": [],
@@ -97,7 +98,7 @@ def hostile():
     fold["test"] = [fold["test"][row] for row in keep]
     fold["test_logits"] = [fold["test_logits"][row] for row in keep]
     fold["recipe"] = {**fold["recipe"], "name": HOSTILE, "description": HOSTILE}
-    fold |= {"banner": f"{BANNER} {HOSTILE}", "audit_summary": HOSTILE, "extra_train": [HOSTILE]}
+    fold |= {"banner": f"{BANNER} {HOSTILE}", "audit": {}, "audit_summary": HOSTILE, "extra_train": [HOSTILE]}
     fold["history"][3]["train_loss"] = float("nan")
     dataset = SimpleNamespace(
         problems=(Problem("conflict", (HOSTILE, "b"), (HOSTILE, "b"), ("anger", "fear")),),

@@ -409,6 +409,18 @@ def test_columns_of_different_length_are_refused(make_labelled):
         replace(clips, target=clips.target[:5])
 
 
+def test_a_loss_that_is_no_number_stops_with_what_to_do(make_recipe, make_labelled, train, tmp_path):
+    recipe = make_recipe(training={"lr": 1e30, "warmup": 0.01})
+    with pytest.raises(TrainingError, match="lower lr, now 1e\\+30"):
+        fit(recipe, CLASSES, train, None, tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 3, 4])
+def test_a_rise_of_a_single_step_is_no_division_by_zero(n_epochs, make_recipe, make_labelled, tmp_path):
+    recipe = make_recipe(training={"epochs": n_epochs, "warmup": 0.2, "batch_size": 64})
+    fit(recipe, CLASSES, make_labelled(2), None, tmp_path / "run")
+
+
 # ---- several devices ----
 
 TWO_PROCESSES = """

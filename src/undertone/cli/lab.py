@@ -621,19 +621,20 @@ def _tell_training(told: dict[str, Any], audit_summary: str) -> str:
 
 def _tell_test(result: dict[str, Any], n_speakers: int) -> str:
     own, every = result["restricted"], result["unrestricted"]
-    low, high = own["intervals"]["uar"] or (float("nan"), float("nan"))
+    interval = "" if own["intervals"]["uar"] is None else "[{:.3f}, {:.3f}]  ".format(*own["intervals"]["uar"])
     lines = [
         f"{result['model']} on {result['corpus']}: {own['n_utterances']:,} clips, {n_speakers} speakers",
-        f"  UAR {own['uar']:.3f} [{low:.3f}, {high:.3f}]  WAR {own['war']:.3f}  among this corpus's "
-        f"{len(own['classes'])} emotions",
+        f"  UAR {own['uar']:.3f} {interval}WAR {own['war']:.3f}  among this corpus's {len(own['classes'])} emotions",
         f"  UAR {every['uar']:.3f}  WAR {every['war']:.3f}  among all {len(every['classes'])} of the model",
     ]
     lines += [
         f"  {n:,} clips of {emotion} left out: the model does not know it" for emotion, n in result["left_out"].items()
     ]
+    if gone := sum(len(problem["excluded"]) for problem in result["problems"]):
+        lines.append(f"  {gone:,} silent or doubled clips left out, as in every evaluation")
     lines += [f"  not readable: {path}: {error}" for path, error in result["unreadable"].items()]
     if heard := result["heard_in_training"]:
-        lines.append(f"  NOTE: the model was trained on {len(heard)} of these speakers: {', '.join(heard)}")
+        lines.append(f"  NOTE: the model was trained or chosen on {len(heard)} of these speakers: {', '.join(heard)}")
         lines.append("  This score says how well voices are remembered, not how well a new voice is understood.")
     else:
         lines.append("  None of these speakers is in the model's training list.")

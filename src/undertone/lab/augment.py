@@ -25,7 +25,7 @@ class AugmentConfig:
     speed
         Largest relative change of speed (pitch and tempo together): 0.1 draws 0.9 to 1.1.
     gain_db
-        Largest change of level, either way.
+        Largest change of level, either way. Nothing is left of it behind a front end that takes the level off.
     noise_probability, min_snr_db, max_snr_db
         White to pink noise: how often, and how loud.
     tempo

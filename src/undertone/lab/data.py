@@ -17,8 +17,8 @@ import numpy as np
 from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
 from undertone.lab.corpora import Utterance
 
-FULL_SCALE = 32_767  # int16
-CACHE_FORMAT = 1  # raise it when decoding changes, so that old files are not read
+FULL_SCALE = 32_768  # int16, as in audio.py: 16-bit files come back as they are
+CACHE_FORMAT = 2  # raise it when decoding changes, so that old files are not read
 
 
 def default_cache_dir() -> Path:
@@ -110,7 +110,7 @@ def decode_utterances(
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Full-scale int16 of a waveform in [-1, 1]; louder is clipped, never wrapped."""
-    return np.clip(np.round(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE).astype(np.int16)
+    return np.clip(np.round(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def to_float(clip: np.ndarray) -> np.ndarray:
@@ -120,7 +120,14 @@ def to_float(clip: np.ndarray) -> np.ndarray:
 
 def _fingerprint(paths: Sequence[Path]) -> str:
     """Hash of the files' names, sizes and times: it changes whenever one of them does."""
-    state = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    state = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:  # decoding will say so, for this clip alone
+            state.append((str(path.absolute()), str(error), 0))
+        else:
+            state.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
     return hashlib.sha256(json.dumps([CACHE_FORMAT, SAMPLE_RATE, state]).encode()).hexdigest()[:16]
 
 

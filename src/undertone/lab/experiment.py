@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from undertone.audio import load_waveform
+from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
 from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
 from undertone.lab.data import Waveforms, decode_utterances, to_int16
 from undertone.lab.evaluation import (
     CORPUS_CLASSES,
+    ProtocolError,
     Split,
     audit_split,
     build_final_split,
@@ -43,7 +44,7 @@ from undertone.lab.recipes import EmotionModel, Recipe, build_model, n_parameter
 from undertone.lab.training import LabelledClips, TrainingError, compute_logits, fit, make_fabric
 
 FOLD_FILE = "fold.json"
-MIN_CLIP_SAMPLES = 1_600  # 0.1 s: shorter clips carry no emotion and are left out
+MIN_CLIP_SAMPLES = SAMPLE_RATE // 10  # 0.1 s: shorter clips carry no emotion and are left out
 # A class that other corpora file under another label says nothing about their clips: RAVDESS tells calm from neutral,
 # the others have one label for both. The loss leaves it alone there.
 AMBIGUOUS = {"calm"}
@@ -103,7 +104,11 @@ def clean(
         for row, utterance in enumerate(found)
         if utterance.utterance_id in usable and len(waveforms.clips[row]) >= MIN_CLIP_SAMPLES
     ]
-    unreadable = {found[row].utterance_id: reason for row, reason in waveforms.errors.items()}
+    unreadable = {found[row].utterance_id: reason for row, reason in waveforms.errors.items()} | {
+        utterance.utterance_id: f"shorter than {MIN_CLIP_SAMPLES / SAMPLE_RATE:g} s"
+        for utterance, clip in zip(found, waveforms.clips, strict=True)
+        if 0 < len(clip) < MIN_CLIP_SAMPLES
+    }
     return Dataset(tuple(found[row] for row in rows), waveforms.select(rows), tuple(problems), unreadable)
 
 
@@ -130,12 +135,12 @@ def run_fold(
         If a protocol that promises disjoint speakers does not hold; nothing is trained then.
     """
     done = run_dir / FOLD_FILE
-    identity = _identify(protocol, recipe, seed, extra_train)
-    if done.exists():
-        return _read_fold(done, identity)
     started = time.perf_counter()
     utterances, digests = dataset.utterances, dataset.waveforms.digests
+    _refuse_missing_copies(protocol, utterances)
     split = build_split(protocol, utterances, fold, extra_train=extra_train, digests=digests)
+    if done.exists():
+        return _read_fold(done, _identify(dataset, split, recipe, seed, extra_train))
     audit = audit_split(split, utterances, digests)
     audit.check()
     model, trained = _train(dataset, split, recipe, run_dir, seed, accelerator, on_epoch)
@@ -271,32 +276,56 @@ def evaluate(
     dataset = load_dataset(root, asked, cache_dir=cache_dir, progress=on_decode)
     folds = list_folds(protocol, dataset.utterances) if folds is None else sorted(set(folds))
     folders = {fold: run_dir / f"fold-{fold}" for fold in folds}
-    identity = _identify(protocol, recipe, seed, extra_train)
-    open_folds = []
+    _refuse_missing_copies(protocol, dataset.utterances)
+    identities, open_folds = {}, []
     for fold in folds:  # what cannot run is found before hours are spent on the folds before it
+        split = build_split(
+            protocol, dataset.utterances, fold, extra_train=extra_train, digests=dataset.waveforms.digests
+        )
+        identities[fold] = _identify(dataset, split, recipe, seed, extra_train)
         if (folders[fold] / FOLD_FILE).exists():
-            _read_fold(folders[fold] / FOLD_FILE, identity)
+            _read_fold(folders[fold] / FOLD_FILE, identities[fold])
         else:
-            build_split(protocol, dataset.utterances, fold, extra_train=extra_train, digests=dataset.waveforms.digests)
             open_folds.append(fold)
+    jobs = max(1, min(jobs, len(folds)))
+    threads = max(1, (os.cpu_count() or 1) // jobs)  # of what was asked for, not of what is left: sums depend on it
     arguments = {"extra_train": tuple(extra_train), "seed": seed, "accelerator": accelerator}
-    if jobs <= 1 or len(open_folds) <= 1:
+    if jobs == 1:
         for fold in open_folds:
             report = None if on_epoch is None else lambda *values, fold=fold: on_epoch(fold, *values)
             run_fold(dataset, protocol, recipe, fold, folders[fold], on_epoch=report, **arguments)
     else:
-        for values in _run_parallel(root, asked, cache_dir, protocol, recipe, folders, open_folds, jobs, arguments):
+        for values in _run_parallel(
+            root, asked, cache_dir, protocol, recipe, folders, open_folds, jobs, threads, arguments
+        ):
             if on_epoch is not None:
                 on_epoch(*values)
-    return summarise([_read_fold(folders[fold] / FOLD_FILE, identity) for fold in folds], dataset)
+    return summarise([_read_fold(folders[fold] / FOLD_FILE, identities[fold]) for fold in folds], dataset)
 
 
-def _identify(protocol: str, recipe: Recipe, seed: int, extra_train: Sequence[str]) -> dict[str, Any]:
-    return {"protocol": protocol, "recipe_hash": recipe.hash, "seed": seed, "extra_train": list(extra_train)}
+def _refuse_missing_copies(protocol: str, utterances: Sequence[Utterance]) -> None:
+    if get_protocol(protocol).tests_copies and not any(utterance.source_id for utterance in utterances):
+        raise ProtocolError(
+            f"{protocol} splits augmented copies, and there are none among these clips: without them it is another, "
+            "milder protocol; use pooled-random"
+        )
+
+
+def _identify(dataset: Dataset, split: Split, recipe: Recipe, seed: int, extra_train: Sequence[str]) -> dict[str, Any]:
+    """Collect what must agree before a finished fold is taken for the one that was asked for."""
+    return {
+        "protocol": split.protocol,
+        "recipe_hash": recipe.hash,
+        "seed": seed,
+        "extra_train": list(extra_train),
+        "train_corpora": _count_training(dataset, split),
+        "dev": [dataset.utterances[row].utterance_id for row in split.dev],
+        "test": [_describe(dataset.utterances[row]) for row in split.test],
+    }
 
 
 def _read_fold(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a finished fold, unless it is one of another run."""
+    """Read a finished fold, unless it is one of another run, or the clips on disk are not those it knew."""
     result = json.loads(path.read_text())
     if other := [key for key, value in identity.items() if result.get(key) != value]:
         raise TrainingError(
@@ -314,6 +343,7 @@ def _run_parallel(
     folders: dict[int, Path],
     folds: Sequence[int],
     jobs: int,
+    threads: int,
     arguments: dict[str, Any],
 ) -> Iterator[tuple[int, int, int, dict[str, float]]]:
     """Run folds, each in a process, ``jobs`` at a time, and yield their progress as it comes.
@@ -321,7 +351,6 @@ def _run_parallel(
     When one fails, or the caller is stopped, so are the others: each can go on where it was.
     """
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     shared = (root, corpora, cache_dir, protocol, recipe.to_json(), arguments, threads)
     waiting, running = list(folds), {}
     try:
@@ -473,6 +502,7 @@ def _score_fold(fold: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
         "dev_uar",
         "training_seconds",
         "history",
+        "audit",
         "audit_summary",
         "notes",
     )
@@ -482,7 +512,11 @@ def _score_fold(fold: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
 
 
 def test_model(
-    model: Any, utterances: Sequence[Utterance], *, on_progress: Callable[[int], object] | None = None
+    model: Any,
+    utterances: Sequence[Utterance],
+    *,
+    cache_dir: Path | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Score a model file on labelled clips, with probabilities restricted to the classes of the clips' corpus.
 
@@ -491,18 +525,21 @@ def test_model(
     model
         An :class:`undertone.recognizer.Recognizer`.
     utterances
-        Clips of one corpus. Calm counts as neutral for a model that does not know calm; other emotions that the model
-        does not know are left out and counted.
+        Clips of one corpus. Silent and doubled ones are left out by the rule that every evaluation follows. Calm counts
+        as neutral for a model that does not know calm; other emotions that the model does not know are left out and
+        counted.
 
     Returns
     -------
     dict
-        ``restricted`` and ``unrestricted`` scores, clips left out by emotion, unreadable clips, and the speakers that
-        the model's card names as its own training speakers.
+        ``restricted`` and ``unrestricted`` scores, clips left out by rule and by emotion, unreadable clips, and the
+        speakers that the model's card names as those it was trained or chosen on.
     """
     labels = tuple(model.card.labels)
     heard = {speaker for corpus in model.card.corpora for speaker in corpus.speakers}
-    named = [(clip, _known_as(clip.emotion, labels)) for clip in utterances]
+    waveforms = decode_utterances(utterances, cache_dir)
+    problems = find_problems(utterances, waveforms.digests, waveforms.is_silent.tolist())
+    named = [(clip, _known_as(clip.emotion, labels)) for clip in exclude(utterances, problems)]
     known = [(clip, emotion) for clip, emotion in named if emotion in labels]
     if not known:
         raise TrainingError(f"none of the clips has an emotion that the model knows: {', '.join(labels)}")
@@ -529,6 +566,7 @@ def test_model(
         "model": model.card.name,
         **both,
         "left_out": {emotion: left_out.count(emotion) for emotion in sorted(set(left_out))},
+        "problems": [problem.to_json() for problem in problems],
         "unreadable": {str(p.path): p.error for p in predictions if p.error is not None},
         "heard_in_training": sorted({clip.speaker_id for clip, *_ in scored} & heard),
     }
@@ -581,5 +619,10 @@ def parity_clips(utterances: Sequence[Utterance], n_per_corpus: int = 12) -> Wav
     for corpus in sorted({utterance.corpus for utterance in utterances}):
         own = [utterance for utterance in utterances if utterance.corpus == corpus]
         chosen += own[:: max(1, len(own) // n_per_corpus)][:n_per_corpus]
-    waveforms = [to_int16(load_waveform(utterance.path)) for utterance in chosen]
+    waveforms = []
+    for utterance in chosen:
+        try:
+            waveforms.append(to_int16(load_waveform(utterance.path)))
+        except AudioError:
+            continue  # `corpora verify` names it; the others are enough to compare on
     return Waveforms(tuple(waveforms), ("",) * len(waveforms), {})

@@ -28,6 +28,7 @@ from undertone.lab.training import CHECKPOINT
 from undertone.model_file import Card, TrainingCorpus, open_model, write_card
 
 PARITY = 1e-4  # largest difference of a probability between torch and the file
+OUTPUTS = ["logits", "frame_logits", "embedding"]  # in the order of ExportedModel
 MERGED = {"calm": "neutral"}  # in a seven-class file
 MIN_DURATION_S, RECOMMENDED_DURATION_S, MAX_DURATION_S = 0.1, 3.0, 30.0
 
@@ -143,7 +144,7 @@ def export_run(
     labels = tuple(label for label in classes if not (merge_calm and label in MERGED))
     exported = ExportedModel(model, classes, labels, result["temperature"]).eval()
     onnx_bytes = to_onnx(exported)
-    corpora = tuple(_training_corpus(corpus, heard) for corpus, heard in result["train_corpora"].items())
+    corpora = tuple(_training_corpus(name, heard, result["dev"]) for name, heard in result["train_corpora"].items())
     draft = {
         "name": name,
         "version": model_version or version("undertone"),
@@ -180,7 +181,7 @@ def to_onnx(exported: nn.Module) -> bytes:
     """ONNX bytes of a module (waveform, lengths) -> (logits, ...), with a dynamic batch and number of samples."""
     waveform, lengths = torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
     with torch.no_grad():
-        names = ["logits", "frame_logits", "embedding"][: len(exported(waveform, lengths))]
+        names = OUTPUTS[: len(exported(waveform, lengths))]
     batch, n_samples = torch.export.Dim("batch"), torch.export.Dim("n_samples")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not wanted here
     with warnings.catch_warnings():
@@ -208,19 +209,27 @@ def to_onnx(exported: nn.Module) -> bytes:
 
 @torch.inference_mode()
 def measure_parity(exported: nn.Module, file: Path, clips: Waveforms, temperature: float) -> float:
-    """Largest difference of a probability between torch and a model file on clips, in padded batches and one by one."""
+    """Largest difference of a probability between torch and a model file on clips, padded batches and one by one.
+
+    The frames' probabilities count as the clip's do.
+    """
     opened = open_model(file)
     worst = 0.0
     for size in (1, 8):
         for rows in bucket_batches(clips.n_samples, size):
             waveform, lengths = pad_batch([to_float(clips.clips[row]) for row in rows])
-            theirs = opened.run(waveform, lengths)["logits"]
-            ours = exported(torch.from_numpy(waveform), torch.from_numpy(lengths))[0].numpy()
-            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
-                raise ExportError("the network gives NaN or infinite logits on these clips; its training went wrong")
-            difference = softmax(theirs, temperature=temperature) - softmax(ours, temperature=temperature)
-            worst = max(worst, float(np.abs(difference).max()))
+            names = [name for name in OUTPUTS if name in opened.outputs and name != "embedding"]
+            theirs = opened.run(waveform, lengths, names)
+            ours = dict(zip(OUTPUTS, exported(torch.from_numpy(waveform), torch.from_numpy(lengths)), strict=False))
+            for name in names:
+                worst = max(worst, _difference(theirs[name], ours[name].numpy(), temperature))
     return worst
+
+
+def _difference(theirs: np.ndarray, ours: np.ndarray, temperature: float) -> float:
+    if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+        raise ExportError("the network gives NaN or infinite logits on these clips; its training went wrong")
+    return float(np.abs(softmax(theirs, temperature=temperature) - softmax(ours, temperature=temperature)).max())
 
 
 def frame_hop_s(model: EmotionModel) -> float | None:
@@ -241,12 +250,14 @@ def weights_licence(corpora: Sequence[str]) -> str:
     )
 
 
-def _training_corpus(name: str, heard: dict[str, Any]) -> TrainingCorpus:
+def _training_corpus(name: str, heard: dict[str, Any], dev: Sequence[str]) -> TrainingCorpus:
+    """Describe a corpus for the card: dev speakers chose epoch and temperature, so they are no strangers either."""
     corpus = CORPORA[name]
+    dev_speakers = {corpus.speaker_of(clip.split("/", 1)[1]) for clip in dev if clip.startswith(f"{name}/")}
     return TrainingCorpus(
         name=name,
         licence=corpus.licence,
         licence_url=corpus.licence_url,
         n_utterances=heard["n_utterances"],
-        speakers=tuple(heard["speakers"]),
+        speakers=tuple(sorted({*heard["speakers"], *dev_speakers})),
     )

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from undertone.lab.corpora import CORPORA
+from undertone.lab.recipes import load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,9 +206,16 @@ def command_of(report: Mapping[str, Any]) -> str:
         words += ["--extra-train", corpus]
     if report["seed"]:
         words += ["--seed", str(report["seed"])]
+    epochs = report["recipe"].get("training", {}).get("epochs")
+    if report["recipe"]["name"] in recipe_names() and epochs not in (None, _epochs_of(report["recipe"]["name"])):
+        words += ["--epochs", str(epochs)]
     if len(report["folds"]) < report["n_folds"]:
         words += ["--folds", ",".join(map(str, report["folds"]))]
     return shlex.join(words)
+
+
+def _epochs_of(name: str) -> int:
+    return load_recipe(name).training.epochs
 
 
 def _corpus_title(name: str) -> str:

@@ -90,14 +90,16 @@ class History:
     best_uar: float = -1.0
 
 
-def make_fabric(*, precision: str = "32", accelerator: str = "auto", devices: int | str = "auto") -> Fabric:
-    """Fabric for a run; ``precision`` as in :class:`~undertone.lab.recipes.TrainingConfig`."""
+def make_fabric(*, precision: str = "32", accelerator: str = "auto", devices: int = 1) -> Fabric:
+    """Fabric for a run; ``precision`` as in :class:`~undertone.lab.recipes.TrainingConfig`.
+
+    Several ``devices`` train one network together (Fabric's DDP), a process each.
+    """
     names = {"32": "32-true", "bf16": "bf16-mixed"}
     if precision == "auto":
         precision = "bf16" if _has_fast_bf16(accelerator) else "32"
     if precision not in names:
         raise TrainingError(f"precision must be auto or one of {', '.join(names)}, got {precision!r}")
-    devices = 1 if devices == "auto" and not torch.cuda.is_available() else devices  # CPU: threads, not processes
     return Fabric(accelerator=accelerator, devices=devices, precision=names[precision])  # type: ignore[arg-type]
 
 
@@ -142,7 +144,7 @@ def fit(
     fabric = fabric or make_fabric(precision=config.precision)
     fabric.launch()
     run_dir.mkdir(parents=True, exist_ok=True)
-    _claim(run_dir, _describe(recipe, classes, train, dev, seed), writes=fabric.is_global_zero)
+    _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
 
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
@@ -156,11 +158,12 @@ def fit(
     n_epochs = count_epochs(config, len(train))
     batches_per_epoch = len(_epoch_batches(train, recipe, seed, epoch=0))
     steps = max(1, n_epochs * batches_per_epoch // fabric.world_size)
+    steps += fabric.world_size  # processes may have one batch more than the share reckoned
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
-        steps + fabric.world_size,
-        pct_start=config.warmup,
+        steps,
+        pct_start=max(config.warmup, 2 / steps),  # a rise of one step would be a division by zero
     )
     history, first_epoch = History(), 0
     best = {name: value.clone() for name, value in average.state_dict().items()}
@@ -183,13 +186,15 @@ def fit(
             output = network(features.contiguous(), n_valid)
             loss = _loss(output, target, clip_weight, allowed, config.frame_loss)
             fabric.backward(loss)
-            fabric.clip_gradients(network, optimizer, max_norm=5.0)
+            fabric.clip_gradients(network, optimizer, max_norm=5.0, error_if_nonfinite=False)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             step = schedule.last_epoch
             _average_weights(average, network, min(config.ema, (1 + step) / (10 + step)))
             losses.append(float(loss.detach()))
+            if not np.isfinite(losses[-1]):
+                raise TrainingError(f"the loss became {losses[-1]} in epoch {epoch + 1}; lower lr, now {config.lr:g}")
             n_clips += len(rows)
         row = {
             "epoch": epoch + 1,
@@ -211,6 +216,7 @@ def fit(
         if on_epoch is not None:
             on_epoch(epoch + 1, n_epochs, row)
 
+    best = fabric.broadcast(best)  # of several devices, the first one has chosen
     average.load_state_dict(best)
     return EmotionModel(front_end.cpu(), average.cpu()).eval(), history
 
@@ -407,7 +413,12 @@ def _is_choice(row: dict[str, float], history: History, epoch: int, n_epochs: in
 
 
 def _describe(
-    recipe: Recipe, classes: tuple[str, ...], train: LabelledClips, dev: LabelledClips | None, seed: int
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    train: LabelledClips,
+    dev: LabelledClips | None,
+    seed: int,
+    fabric: Fabric,
 ) -> dict[str, Any]:
     def fingerprint(clips: LabelledClips | None) -> str:
         parts = [] if clips is None else [*clips.waveforms.digests, clips.target.tolist(), clips.allowed.tolist()]
@@ -418,6 +429,7 @@ def _describe(
         "recipe_hash": recipe.hash,
         "classes": list(classes),
         "seed": seed,
+        "precision": fabric.strategy.precision.precision,  # "auto" is another one on another processor
         "train_clips": len(train),
         "dev_clips": 0 if dev is None else len(dev),
         "train_data": fingerprint(train),

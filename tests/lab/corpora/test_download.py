@@ -282,6 +282,15 @@ def test_stop_ends_a_download_and_keeps_what_arrived(server, client, tmp_path):
         fetch(client, tmp_path)
 
 
+@pytest.fixture
+def sigint_raises():
+    """Ctrl-C as in a terminal: a shell has it ignored in what it runs in the background, test runs included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_raises")
 def test_ctrl_c_does_not_wait_for_the_server(server, tmp_path):
     server.faults["/clip.wav"] = [(429, {"Retry-After": "300"})]
     started_s = time.monotonic()

@@ -77,6 +77,7 @@ CORPUS = Corpus(
     ),
     source_url="http://emodb.bilderbar.info",
     n_speakers=10,
+    speaker_at=(0, 2),
     emotion_counts={
         "anger": 127,
         "disgust": 46,

@@ -11,7 +11,7 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from torch import Tensor, nn
 
@@ -143,10 +143,21 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     known = {entry.name for entry in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise RecipeError(f"unknown key {unknown[0]!r} in {where}; there are: {', '.join(sorted(known))}")
+    for entry in fields(kind):
+        if entry.name in values and not _fits(values[entry.name], entry.type):
+            expected = getattr(entry.type, "__name__", entry.type)
+            raise RecipeError(f"{entry.name} in {where} must be of type {expected}, got {values[entry.name]!r}")
     try:
         return kind(**values)
     except TypeError as error:
         raise RecipeError(f"{where} is incomplete: {error}") from error
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    """Whether a TOML value has the type of a field; whole numbers count as numbers, truth values do not."""
+    expected = get_origin(expected) or expected
+    accepted = (int, float) if expected is float else expected
+    return isinstance(value, accepted) and (expected is bool or not isinstance(value, bool))
 
 
 def _check_kind(section: dict[str, Any], kinds: dict[str, Any], where: str) -> None:
@@ -174,6 +185,13 @@ def build_model(recipe: Recipe, n_classes: int) -> EmotionModel:
     """Build the recipe's model with fresh weights, drawn from torch's global generator."""
     features = {key: value for key, value in recipe.features.items() if key != "kind"}
     network = {key: value for key, value in recipe.network.items() if key != "kind"}
+    try:
+        return _assemble(recipe, features, network, n_classes)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the recipe {recipe.name} does not fit together: {error}") from error
+
+
+def _assemble(recipe: Recipe, features: dict[str, Any], network: dict[str, Any], n_classes: int) -> EmotionModel:
     front_end = FrontEnd(FEATURES[recipe.features["kind"]](**features), normalise=recipe.normalise)
     return EmotionModel(front_end, NETWORKS[recipe.network["kind"]](front_end.n_features, n_classes, **network))
 
