@@ -241,13 +241,10 @@ def frame_hop_s(model: EmotionModel) -> float | None:
 def weights_licence(corpora: Sequence[str]) -> str:
     """Licence that follows for weights from the corpora they were trained on, as one sentence."""
     names = [CORPORA[name] for name in corpora]
-    restricted = [corpus.title for corpus in names if corpus.non_commercial]
-    if not restricted:
-        return f"Follows the training data: {', '.join(f'{c.title} ({c.licence})' for c in names)}; credit them."
-    return (
-        f"Research, non-commercial use only: trained on {', '.join(f'{c.title} ({c.licence})' for c in names)}, "
-        "which must be credited."
-    )
+    sources = ", ".join(f"{corpus.folder} ({corpus.licence})" for corpus in names)
+    if any(corpus.non_commercial for corpus in names):
+        return f"Research, non-commercial use only: trained on {sources}, which must be credited."
+    return f"Follows the training data: {sources}; credit them."
 
 
 def _training_corpus(name: str, heard: dict[str, Any], dev: Sequence[str]) -> TrainingCorpus:
