@@ -224,9 +224,7 @@ def fill(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
             return match[0]
         return f"<!-- {name}:begin -->\n\n{parts[name]()}\n\n<!-- {name}:end -->"
 
-    return re.sub(
-        r"<!-- (?P<name>[a-z-]+):begin -->.*?<!-- (?P=name):end -->", replace, text, flags=re.DOTALL
-    )
+    return re.sub(r"<!-- (?P<name>[a-z-]+):begin -->.*?<!-- (?P=name):end -->", replace, text, flags=re.DOTALL)
 
 
 def pages() -> list[Path]:
