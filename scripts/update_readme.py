@@ -229,7 +229,8 @@ def fill(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
 def pages() -> list[Path]:
     """Return the files that may have generated parts."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    cards = (ROOT / "src" / "undertone" / "models").glob("*.md")
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(cards)]
 
 
 def find_outdated() -> list[Path]:

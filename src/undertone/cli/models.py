@@ -143,6 +143,10 @@ def _print_tree(console: "Console", tree: Mapping[str, Any], indent: int) -> Non
         if isinstance(value, Mapping):
             _print(console, f"{key}", indent=indent)
             _print_tree(console, value, indent + 2)
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            _print(console, f"{key}", indent=indent)
+            for row in value:
+                _print(console, ", ".join(f"{name} {_shown(part)}" for name, part in row.items()), indent=indent + 2)
         else:
             _print(console, f"{key}: {_shown(value)}", indent=indent)
     if not tree:
