@@ -314,6 +314,16 @@ def asked(monkeypatch):
     return calls
 
 
+def test_clips_that_cannot_be_used_cost_the_exit_code_of_an_evaluation(
+    undertone, evaluated_here, recipe_file, tmp_path, monkeypatch
+):
+    report = json.loads((evaluated_here.folder / "report.json").read_text())
+    monkeypatch.setattr(experiment, "evaluate", lambda *_, **__: {**report, "unreadable": {"ravdess/a": "no sound"}})
+    result = undertone("evaluate", PROTOCOL, recipe_file, "--data", tmp_path, "-o", tmp_path / "run")
+    assert (result.exit_code, result.stderr) == (1, "1 clips could not be used; the report names them\n")
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 def test_evaluate_passes_on_what_it_was_told(undertone, asked, recipe_file, quick_recipe, tmp_path):
     undertone("evaluate", "tess-speaker", recipe_file, "--data", tmp_path, "--extra-train", "CREMAD", "--seed", 3)
     undertone("evaluate", "tess-speaker", recipe_file, "-j", 5, "-o", "x", "--epochs", 9, UNDERTONE_DATA=str(tmp_path))

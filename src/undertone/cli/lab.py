@@ -416,7 +416,8 @@ def evaluate(
       [cyan]undertone lab evaluate tess-speaker mine.toml --extra-train crema-d[/cyan]
 
     The run folder gets report.html and report.json. A finished fold is never run
-    again: stop at any moment, and give the same command to go on.
+    again: stop at any moment, and give the same command to go on. The exit code is 1
+    when a clip could not be used.
     """
     from undertone.lab.corpora import get_corpus
     from undertone.lab.experiment import evaluate as run
@@ -443,11 +444,14 @@ def evaluate(
     path = write_report(report, folder)
     if as_json:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    Console().print(summary_table(report))
-    typer.echo(f"report: {printable(path)}")
+        Console().print(summary_table(report))
+        typer.echo(f"report: {printable(path)}")
+    if n_unreadable := len(report["unreadable"]):
+        typer.echo(f"{n_unreadable:,} clips could not be used; the report names them", err=True)
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 @app.command("test", cls=Command, no_args_is_help=True)
