@@ -132,7 +132,7 @@ def test_import_contract_covers_the_whole_use_floor():
     (sources,) = (contract["source_modules"] for contract in contracts if "base install only" in contract["name"])
     package = ROOT / "src" / "undertone"
     top = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
-    commands = {f"cli.{path.stem}" for path in (package / "cli").glob("*.py")} - {"cli.__init__", "cli.lab"}
+    commands = {f"cli.{path.stem}" for path in (package / "cli").glob("*.py")} - {"cli.__init__"}
     assert set(sources) == {f"undertone.{name}" for name in top | commands}
 
 

@@ -18,7 +18,7 @@ from undertone.audio import SAMPLE_RATE
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strength of each augmentation; zero, or an empty range, turns it off.
+    """Strength of each augmentation that happens on the fly; all are off unless asked for.
 
     Attributes
     ----------
@@ -40,19 +40,19 @@ class AugmentConfig:
         How often a batch is mixed.
     """
 
-    speed: float = 0.1
-    gain_db: float = 6.0
-    noise_probability: float = 0.3
+    speed: float = 0.0
+    gain_db: float = 0.0
+    noise_probability: float = 0.0
     min_snr_db: float = 10.0
     max_snr_db: float = 40.0
-    tempo: float = 0.1
-    warp: float = 0.08
-    n_band_masks: int = 2
+    tempo: float = 0.0
+    warp: float = 0.0
+    n_band_masks: int = 0
     max_mask_bands: int = 12
-    n_time_masks: int = 2
+    n_time_masks: int = 0
     max_mask_s: float = 0.4
-    mixup_alpha: float = 0.3
-    mixup_probability: float = 0.5
+    mixup_alpha: float = 0.0
+    mixup_probability: float = 0.0
 
 
 def draw_speed(rng: np.random.Generator, config: AugmentConfig) -> float:

@@ -10,19 +10,63 @@ Conventions shared by every module here:
 - gradients flow, and the module exports to ONNX with a dynamic batch and length.
 """
 
-from undertone.lab.features.cepstral import MFCC, delta, with_deltas
-from undertone.lab.features.front_end import FrontEnd
-from undertone.lab.features.spectral import LogMel, Mel, PowerSpectrum, frame_mask, mel_filters
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
-FEATURES = {"log-mel": LogMel, "mel": Mel, "mfcc": MFCC}
+from undertone.audio import SAMPLE_RATE
+from undertone.lab.features.cepstral import MFCC, delta, with_deltas
+from undertone.lab.features.feature import Feature, frame_mask
+from undertone.lab.features.front_end import FrontEnd, InputConfig
+from undertone.lab.features.spectral import LogMel, Mel, PowerSpectrum, SpectralFeature, mel_filters
+
+FEATURES: dict[str, type[Feature]] = {
+    "log-mel": LogMel,
+    "mel": Mel,
+    "mfcc": MFCC,
+    "power": PowerSpectrum,
+}
+
+
+def build_features(section: Mapping[str, Any], *, sample_rate: int = SAMPLE_RATE) -> Feature:
+    """Build a feature module from a recipe's ``[features]``: a ``kind``, its arguments, and its ``parts`` if any.
+
+    Parameters
+    ----------
+    sample_rate
+        Hz of the waveforms it will get; handed to every part that asks for it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind, or it takes no such argument.
+    """
+    kind = section.get("kind")
+    if kind not in FEATURES:
+        raise ValueError(f"features need a kind out of: {', '.join(sorted(FEATURES))}; got {kind!r}")
+    parameters = inspect.signature(FEATURES[kind]).parameters
+    known = [name for name in parameters if name != "sample_rate"]
+    if unknown := sorted(set(section) - {"kind", *known}):
+        raise ValueError(f"unknown key {unknown[0]!r}; the features {kind} take: {', '.join(known)}")
+    arguments = {key: value for key, value in section.items() if key != "kind"}
+    if "parts" in arguments:
+        arguments["parts"] = [build_features(part, sample_rate=sample_rate) for part in arguments["parts"]]
+    if "sample_rate" in parameters:
+        arguments["sample_rate"] = sample_rate
+    return FEATURES[kind](**arguments)
+
 
 __all__ = [
     "FEATURES",
     "MFCC",
+    "Feature",
     "FrontEnd",
+    "InputConfig",
     "LogMel",
     "Mel",
     "PowerSpectrum",
+    "SpectralFeature",
+    "build_features",
     "delta",
     "frame_mask",
     "mel_filters",

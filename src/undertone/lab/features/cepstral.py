@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from undertone.audio import SAMPLE_RATE
-from undertone.lab.features.spectral import LogMel, frame_mask
+from undertone.lab.features.feature import frame_mask
+from undertone.lab.features.spectral import LogMel
 
 
 def dct_matrix(n_out: int, n_in: int) -> Tensor:
@@ -19,36 +20,48 @@ def dct_matrix(n_out: int, n_in: int) -> Tensor:
     return basis.float()
 
 
-class MFCC(nn.Module):
+class MFCC(LogMel):
     """Mel-frequency cepstral coefficients, (batch, n_mfcc * (1 + n_deltas), n_frames).
 
     Parameters
     ----------
     n_deltas
         0, 1 (adds the first derivative) or 2 (the second, too), stacked below the coefficients.
+    only_delta
+        The derivative of order ``n_deltas`` alone, (batch, n_mfcc, n_frames).
 
     References
     ----------
     librosa 0.11 ``feature.mfcc`` and ``feature.delta`` (width 9, ``mode="interp"``), 1e-4 of the largest value.
     """
 
+    label = "mfcc"
+
     def __init__(self, n_mfcc: int = 40, n_mels: int = 128, n_fft: int = 512, win_length: int = 400,
-                 hop_length: int = 160, *, n_deltas: int = 0, sample_rate: int = SAMPLE_RATE, f_min_hz: float = 0.0,
-                 f_max_hz: float | None = None, top_db: float | None = 80.0, floor: float = 1e-10):  # fmt: skip
-        super().__init__()
+                 hop_length: int = 160, *, n_deltas: int = 0, only_delta: bool = False, sample_rate: int = SAMPLE_RATE,
+                 f_min_hz: float = 0.0, f_max_hz: float | None = None, top_db: float | None = 80.0,
+                 floor: float = 1e-10):  # fmt: skip
+        super().__init__(n_mels, n_fft, win_length, hop_length, sample_rate=sample_rate, f_min_hz=f_min_hz,
+                         f_max_hz=f_max_hz, top_db=top_db, floor=floor)  # fmt: skip
         if not 0 <= n_deltas <= 2:
             raise ValueError(f"n_deltas must be 0, 1 or 2, got {n_deltas}")
-        self.log_mel = LogMel(n_mels, n_fft, win_length, hop_length, sample_rate=sample_rate, f_min_hz=f_min_hz,
-                              f_max_hz=f_max_hz, top_db=top_db, floor=floor)  # fmt: skip
-        self.n_deltas = n_deltas
-        self.n_features = n_mfcc * (1 + n_deltas)
+        self.n_mfcc, self.n_deltas, self.only_delta = n_mfcc, n_deltas, only_delta
+        self.n_features = n_mfcc if only_delta else n_mfcc * (1 + n_deltas)
         self.register_buffer("dct", dct_matrix(n_mfcc, n_mels), persistent=False)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """MFCC, (batch, n_features, n_frames), and valid frames per row."""
-        log_mel, n_valid = self.log_mel(waveform, lengths)
-        mfcc = self.dct @ log_mel
-        return with_deltas(mfcc, n_valid, self.n_deltas), n_valid
+    @property
+    def names(self) -> list[str]:
+        """``mfcc_000`` ..., ``delta_mfcc_000`` ..., ``delta2_mfcc_000`` ...."""
+        orders = [self.n_deltas] if self.only_delta else range(self.n_deltas + 1)
+        prefix = ("", "delta_", "delta2_")
+        return [f"{prefix[order]}mfcc_{row:03d}" for order in orders for row in range(self.n_mfcc)]
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """MFCC, (batch, n_features, n_frames)."""
+        mfcc = self.dct @ super().from_power(power, n_valid)
+        if self.only_delta:
+            return delta(mfcc, n_valid, order=self.n_deltas) if self.n_deltas else mfcc
+        return with_deltas(mfcc, n_valid, self.n_deltas)
 
 
 def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:

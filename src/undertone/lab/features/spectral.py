@@ -9,37 +9,14 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from undertone.audio import SAMPLE_RATE
+from undertone.lab.features.feature import Feature, frame_mask
 
 
-def frame_mask(n_valid: Tensor, n_frames: int) -> Tensor:
-    """Mask of the valid frames.
-
-    Parameters
-    ----------
-    n_valid : (batch,) int64
-        Valid frames per row.
-    n_frames
-        Frames of the padded batch.
-
-    Returns
-    -------
-    (batch, n_frames) float32, 1 where a frame is valid and 0 behind it.
-
-    Examples
-    --------
-    >>> frame_mask(torch.tensor([1, 3]), 3)
-    tensor([[1., 0., 0.],
-            [1., 1., 1.]])
-    """
-    position = torch.arange(n_frames, device=n_valid.device)
-    return (position[None, :] < n_valid[:, None]).float()
-
-
-class PowerSpectrum(nn.Module):
+class PowerSpectrum(Feature):
     """Power of the short-time Fourier transform, ``|STFT|**2``, Hann window, centred frames, zero padding.
 
     Parameters
@@ -56,12 +33,16 @@ class PowerSpectrum(nn.Module):
     window: Tensor
     basis: Tensor
 
-    def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160):
+    label = "power"
+
+    def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,
+                 sample_rate: int = SAMPLE_RATE):  # fmt: skip
         super().__init__()
         if not 0 < hop_length <= win_length <= n_fft:
             raise ValueError(f"need 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}")
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
-        self.n_bins = n_fft // 2 + 1
+        self.sample_rate, self.frames_per_second = sample_rate, sample_rate / hop_length
+        self.n_bins = self.n_features = n_fft // 2 + 1
         window = torch.hann_window(win_length, dtype=torch.float64)
         self.register_buffer("window", window.float(), persistent=False)
         # The Fourier basis over the window's own samples only: the zeros around it in an n_fft frame cost nothing.
@@ -71,7 +52,7 @@ class PowerSpectrum(nn.Module):
         basis = torch.cat([torch.cos(angle), -torch.sin(angle)]) * window  # (2F, win)
         self.register_buffer("basis", basis.float()[:, None], persistent=False)  # (2F, 1, win)
 
-    def n_frames(self, lengths: Tensor) -> Tensor:
+    def count_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames per row, (batch,) int64, of ``lengths`` valid samples."""
         return lengths // self.hop_length + 1
 
@@ -85,7 +66,7 @@ class PowerSpectrum(nn.Module):
             power = self._power_by_convolution(waveform)
         else:
             power = self._power_by_fft(waveform)
-        n_valid = self.n_frames(lengths)
+        n_valid = self.count_frames(lengths)
         return power * frame_mask(n_valid, power.shape[2])[:, None], n_valid
 
     def _power_by_fft(self, waveform: Tensor) -> Tensor:
@@ -144,7 +125,38 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < break_mel, mel * _HZ_PER_MEL, _BREAK_HZ * np.exp(_LOG_STEP * (mel - break_mel)))
 
 
-class Mel(nn.Module):
+class SpectralFeature(Feature):
+    """A feature of the power spectrum: modules of one geometry can share one spectrum, through ``from_power``.
+
+    Parameters
+    ----------
+    n_fft, win_length, hop_length
+        As of :class:`PowerSpectrum`.
+    sample_rate
+        Hz, of the waveform that comes in.
+    """
+
+    def __init__(self, n_fft: int, win_length: int, hop_length: int, sample_rate: int):
+        super().__init__()
+        self.power = PowerSpectrum(n_fft, win_length, hop_length, sample_rate=sample_rate)
+        self.frames_per_second = self.power.frames_per_second
+
+    @property
+    def geometry(self) -> tuple[int, int, int, int]:
+        """n_fft, win_length, hop_length and sample rate: spectra of equal geometry are equal."""
+        return self.power.n_fft, self.power.win_length, self.power.hop_length, self.power.sample_rate
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Features, (batch, n_features, n_frames), of a power spectrum (batch, n_bins, n_frames)."""
+        raise NotImplementedError
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, (batch, n_features, n_frames), zero behind the valid frames, and valid frames per row."""
+        power, n_valid = self.power(waveform, lengths)
+        return self.from_power(power, n_valid), n_valid
+
+
+class Mel(SpectralFeature):
     """Mel power spectrum, (batch, n_mels, n_frames), non-negative.
 
     References
@@ -152,21 +164,21 @@ class Mel(nn.Module):
     librosa 0.11 ``feature.melspectrogram``, rtol 1e-4 of the largest band.
     """
 
+    label = "mel"
+
     def __init__(self, n_mels: int = 80, n_fft: int = 512, win_length: int = 400, hop_length: int = 160,
                  *, sample_rate: int = SAMPLE_RATE, f_min_hz: float = 0.0, f_max_hz: float | None = None):  # fmt: skip
-        super().__init__()
-        self.power = PowerSpectrum(n_fft, win_length, hop_length)
+        super().__init__(n_fft, win_length, hop_length, sample_rate)
         self.n_features = n_mels
         filters = mel_filters(n_fft, n_mels, sample_rate=sample_rate, f_min_hz=f_min_hz, f_max_hz=f_max_hz)
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)  # (n_mels, F)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Mel power, (batch, n_mels, n_frames), and valid frames per row."""
-        power, n_valid = self.power(waveform, lengths)
-        return self.filters @ power, n_valid
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Mel power, (batch, n_mels, n_frames)."""
+        return self.filters @ power
 
 
-class LogMel(nn.Module):
+class LogMel(Mel):
     """Log-mel spectrum, (batch, n_mels, n_frames), in decibels (``scale="db"``) or nepers (``scale="ln"``).
 
     Parameters
@@ -181,23 +193,22 @@ class LogMel(nn.Module):
     librosa 0.11 ``power_to_db(ref=1.0)``, atol 1e-3 dB above the floor.
     """
 
+    label = "log_mel"
+
     def __init__(self, n_mels: int = 80, n_fft: int = 512, win_length: int = 400, hop_length: int = 160,
                  *, sample_rate: int = SAMPLE_RATE, f_min_hz: float = 0.0, f_max_hz: float | None = None,
                  scale: str = "db", top_db: float | None = 80.0, floor: float = 1e-10):  # fmt: skip
-        super().__init__()
+        super().__init__(n_mels, n_fft, win_length, hop_length,
+                         sample_rate=sample_rate, f_min_hz=f_min_hz, f_max_hz=f_max_hz)  # fmt: skip
         if scale not in ("db", "ln"):
             raise ValueError(f"scale must be 'db' or 'ln', got {scale!r}")
-        self.mel = Mel(n_mels, n_fft, win_length, hop_length,
-                       sample_rate=sample_rate, f_min_hz=f_min_hz, f_max_hz=f_max_hz)  # fmt: skip
-        self.n_features = n_mels
         self.top_db, self.floor = top_db, floor
         self.per_neper = 10 / math.log(10) if scale == "db" else 1.0  # dB per unit of ln(power)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel, (batch, n_mels, n_frames), zero behind the valid frames, and valid frames per row."""
-        mel, n_valid = self.mel(waveform, lengths)
-        log_mel = mel.clamp_min(self.floor).log()
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Log-mel, (batch, n_mels, n_frames), zero behind the valid frames."""
+        log_mel = super().from_power(power, n_valid).clamp_min(self.floor).log()
         if self.top_db is not None:  # frames behind the valid ones hold the floor, so they never are the largest
             top = self.top_db * math.log(10) / 10
             log_mel = torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - top)
-        return self.per_neper * log_mel * frame_mask(n_valid, mel.shape[2])[:, None], n_valid
+        return self.per_neper * log_mel * frame_mask(n_valid, log_mel.shape[2])[:, None]

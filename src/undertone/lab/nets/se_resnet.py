@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from undertone.lab.features.spectral import frame_mask
+from undertone.lab.features.feature import frame_mask
 from undertone.lab.nets.blocks import AttentiveStatsPool, ConvNorm2d, ResidualSE2d
 from undertone.lab.nets.output import Output
 

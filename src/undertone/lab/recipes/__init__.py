@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_origin
@@ -16,10 +16,13 @@ from typing import Any, get_origin
 from torch import Tensor, nn
 
 from undertone.lab.augment import AugmentConfig
-from undertone.lab.features import FEATURES, FrontEnd
+from undertone.lab.features import FrontEnd, InputConfig, build_features
 from undertone.lab.nets import NETWORKS, Output
 
-DECIDED_BY_DATA = ("n_features", "n_classes")  # arguments of a network that are no keys of a recipe
+DECIDED_BY_DATA = ("n_features", "n_frames", "n_classes")  # arguments of a network that are no keys of a recipe
+# A field added to a configuration later than others carries this mark. At its default it is left out of the JSON, so
+# that a recipe which does not use it keeps its hash, and its finished runs.
+LATER = {"later": True}
 
 
 class RecipeError(ValueError):
@@ -34,26 +37,40 @@ class TrainingConfig:
     ----------
     epochs
         Passes over the training clips.
+    max_clips
+        Clips seen in all: on large data the epochs end there. 0 is no limit.
     batch_size
         Clips per step and device.
+    optimizer
+        ``"adamw"``, ``"adam"`` or ``"rmsprop"`` (Keras's: decay 0.9, epsilon 1e-7).
     lr
-        Peak learning rate of the one-cycle schedule (Smith 2018, arXiv:1803.09820).
+        Learning rate; the peak of the one-cycle schedule.
+    schedule
+        ``"one-cycle"`` (Smith 2018, arXiv:1803.09820), ``"constant"``, or ``"plateau"``: as Keras's ReduceLROnPlateau.
     warmup
-        Share of the steps during which it rises.
+        Share of the steps during which the one-cycle schedule rises.
+    plateau_monitor
+        What has to improve: ``"train_loss"``, ``"dev_loss"`` or ``"dev_uar"``.
+    plateau_factor, plateau_patience, plateau_min_lr
+        The rate is multiplied by the factor after this many epochs without improvement, down to the smallest.
+    early_stop
+        Stop after this many epochs in which ``choose`` has not improved; 0 never.
+    choose
+        Which epoch's weights are kept: best ``"dev_uar"`` or ``"dev_loss"``, or the ``"last"``.
     weight_decay
         AdamW's, on matrices only.
+    clip_norm
+        Largest norm of the gradient; 0 does not clip.
     label_smoothing
         Share of the target given to the other classes.
     frame_loss
         Weight of the loss on the frame logits' vote.
     class_balance
         Loss weight of a class: its frequency to the power of minus this; 1 makes classes equal, 0 leaves them.
-    max_clips
-        Clips seen in all: on large data the epochs end there. 0 is no limit.
     corpus_balance
         0 mixes corpora as they are; 1 weighs each by the square root of its number of speakers.
     max_clip_s
-        Longer clips are cropped at random in training.
+        Longer clips are cropped at random in training; 0 never.
     ema
         Decay per step of the weights' moving average, which is what is scored and exported; 0 turns it off.
     precision
@@ -63,42 +80,109 @@ class TrainingConfig:
     epochs: int = 40
     max_clips: int = 0
     batch_size: int = 32
-    lr: float = 3e-3
+    optimizer: str = field(default="adamw", metadata=LATER)
+    lr: float = 1e-3
+    schedule: str = field(default="one-cycle", metadata=LATER)
     warmup: float = 0.2
-    weight_decay: float = 0.02
-    label_smoothing: float = 0.1
-    frame_loss: float = 0.3
-    class_balance: float = 1.0
+    plateau_monitor: str = field(default="train_loss", metadata=LATER)
+    plateau_factor: float = field(default=0.5, metadata=LATER)
+    plateau_patience: int = field(default=2, metadata=LATER)
+    plateau_min_lr: float = field(default=1e-6, metadata=LATER)
+    early_stop: int = field(default=0, metadata=LATER)
+    choose: str = field(default="dev_uar", metadata=LATER)
+    weight_decay: float = 0.0
+    clip_norm: float = field(default=5.0, metadata=LATER)
+    label_smoothing: float = 0.0
+    frame_loss: float = 0.0
+    class_balance: float = 0.0
     corpus_balance: float = 0.0
-    max_clip_s: float = 4.0
-    ema: float = 0.99
+    max_clip_s: float = 0.0
+    ema: float = 0.0
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise RecipeError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+
+CHOICES = {
+    "optimizer": ("adamw", "adam", "rmsprop"),
+    "schedule": ("one-cycle", "constant", "plateau"),
+    "plateau_monitor": ("train_loss", "dev_loss", "dev_uar"),
+    "choose": ("dev_uar", "dev_loss", "last"),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors of a system report, for the table of results; no part of the recipe's hash.
+
+    Attributes
+    ----------
+    source
+        Repository or paper.
+    protocol
+        The protocol of ours that stands for theirs.
+    score
+        Their figure, a share in [0, 1]; 0 where there is none.
+    metric
+        What it measures, as a key of our scores: ``"war"`` is accuracy.
+    note
+        What differs between theirs and ours, in a sentence.
+    """
+
+    source: str
+    protocol: str
+    score: float = 0.0
+    metric: str = "war"
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named system. ``features`` and ``network`` hold a ``kind`` and that kind's own arguments."""
+    """A named system.
+
+    ``features`` and ``network`` hold a ``kind`` and that kind's own arguments. ``input`` says which part of a clip is
+    looked at. ``copies`` are the altered copies that stand beside each clip: a ``name`` and ``steps`` each, see
+    :mod:`undertone.lab.augment`.
+    """
 
     name: str
     description: str
     features: dict[str, Any]
     network: dict[str, Any]
     normalise: str = "level"
+    input: InputConfig = field(default_factory=InputConfig, metadata=LATER)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    copies: list[dict[str, Any]] = field(default_factory=list, metadata=LATER)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    published: Published | None = field(default=None, metadata=LATER)
 
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that change whenever a value does."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        content = {key: value for key, value in self.to_json().items() if key != "published"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """Everything in the recipe, JSON-ready; :func:`parse_recipe` reads it back."""
-        return asdict(self)
+        return _to_json(self)
 
     def with_training(self, **changes: Any) -> "Recipe":
         """Return the recipe with other training values, such as ``epochs=5``."""
         return replace(self, training=replace(self.training, **changes))
+
+
+def _to_json(config: Any) -> dict[str, Any]:
+    """Fields of a configuration by name; those marked ``LATER`` only where they are not at their default."""
+    content = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if not (entry.metadata.get("later") and value == default):
+            content[entry.name] = _to_json(value) if is_dataclass(value) else value
+    return content
 
 
 def recipe_names() -> list[str]:
@@ -130,13 +214,19 @@ def load_recipe(name: str | Path) -> Recipe:
 def parse_recipe(values: dict[str, Any]) -> Recipe:
     """Build a recipe from a dictionary of its sections; an unknown or missing key is a :class:`RecipeError`."""
     values = dict(values)
-    sections = {"augment": AugmentConfig, "training": TrainingConfig}
-    for section, kind in sections.items():
-        values[section] = _build(kind, values.get(section, {}), f"[{section}]")
+    for section, kind in SECTIONS.items():
+        if section in values:
+            values[section] = _build(kind, values[section], f"[{section}]")
     recipe = _build(Recipe, values, "the recipe")
-    _check_kind(recipe.features, FEATURES, "[features]")
-    _check_kind(recipe.network, NETWORKS, "[network]")
+    try:
+        build_features(recipe.features, sample_rate=recipe.input.sample_rate)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"[features]: {error}") from error
+    _check_network(recipe.network)
     return recipe
+
+
+SECTIONS = {"input": InputConfig, "augment": AugmentConfig, "training": TrainingConfig, "published": Published}
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -160,13 +250,13 @@ def _fits(value: Any, expected: Any) -> bool:
     return isinstance(value, accepted) and (expected is bool or not isinstance(value, bool))
 
 
-def _check_kind(section: dict[str, Any], kinds: dict[str, Any], where: str) -> None:
+def _check_network(section: dict[str, Any]) -> None:
     kind = section.get("kind")
-    if kind not in kinds:
-        raise RecipeError(f"{where} needs a kind out of: {', '.join(sorted(kinds))}; got {kind!r}")
-    parameters = [name for name in inspect.signature(kinds[kind]).parameters if name not in DECIDED_BY_DATA]
+    if kind not in NETWORKS:
+        raise RecipeError(f"[network] needs a kind out of: {', '.join(sorted(NETWORKS))}; got {kind!r}")
+    parameters = [name for name in inspect.signature(NETWORKS[kind]).parameters if name not in DECIDED_BY_DATA]
     if unknown := sorted(set(section) - {"kind"} - set(parameters)):
-        raise RecipeError(f"unknown key {unknown[0]!r} in {where}; {kind} takes: {', '.join(parameters)}")
+        raise RecipeError(f"unknown key {unknown[0]!r} in [network]; {kind} takes: {', '.join(parameters)}")
 
 
 class EmotionModel(nn.Module):
@@ -183,19 +273,23 @@ class EmotionModel(nn.Module):
 
 def build_model(recipe: Recipe, n_classes: int) -> EmotionModel:
     """Build the recipe's model with fresh weights, drawn from torch's global generator."""
-    features = {key: value for key, value in recipe.features.items() if key != "kind"}
-    network = {key: value for key, value in recipe.network.items() if key != "kind"}
     try:
-        return _assemble(recipe, features, network, n_classes)
+        return _assemble(recipe, n_classes)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"the recipe {recipe.name} does not fit together: {error}") from error
 
 
-def _assemble(recipe: Recipe, features: dict[str, Any], network: dict[str, Any], n_classes: int) -> EmotionModel:
-    front_end = FrontEnd(FEATURES[recipe.features["kind"]](**features), normalise=recipe.normalise)
-    return EmotionModel(front_end, NETWORKS[recipe.network["kind"]](front_end.n_features, n_classes, **network))
+def _assemble(recipe: Recipe, n_classes: int) -> EmotionModel:
+    features = build_features(recipe.features, sample_rate=recipe.input.sample_rate)
+    front_end = FrontEnd(features, normalise=recipe.normalise, config=recipe.input)
+    arguments = {key: value for key, value in recipe.network.items() if key != "kind"}
+    build = NETWORKS[recipe.network["kind"]]
+    if "n_frames" in inspect.signature(build).parameters:
+        arguments["n_frames"] = front_end.n_frames
+    return EmotionModel(front_end, build(front_end.n_features, n_classes, **arguments))
 
 
 def n_parameters(model: nn.Module) -> int:
-    """Numbers that training sets, frozen by now or not."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Numbers that training sets, frozen by now or not, with the running statistics of batch norm, as Keras counts."""
+    statistics = [value for name, value in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    return sum(value.numel() for value in [*model.parameters(), *statistics])
