@@ -16,15 +16,22 @@ from typing import Any
 
 from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.cepstral import MFCC, delta, with_deltas
+from undertone.lab.features.compose import FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
 from undertone.lab.features.spectral import LogMel, Mel, PowerSpectrum, SpectralFeature, mel_filters
 
 FEATURES: dict[str, type[Feature]] = {
+    "fixed-frames": FixedFrames,
+    "functionals": Functionals,
+    "group-bands": GroupBands,
     "log-mel": LogMel,
     "mel": Mel,
     "mfcc": MFCC,
     "power": PowerSpectrum,
+    "ravel": Ravel,
+    "resize": Resize,
+    "stack": Stack,
 }
 
 
@@ -60,12 +67,18 @@ __all__ = [
     "FEATURES",
     "MFCC",
     "Feature",
+    "FixedFrames",
     "FrontEnd",
+    "Functionals",
+    "GroupBands",
     "InputConfig",
     "LogMel",
     "Mel",
     "PowerSpectrum",
+    "Ravel",
+    "Resize",
     "SpectralFeature",
+    "Stack",
     "build_features",
     "delta",
     "frame_mask",
