@@ -22,8 +22,31 @@ TINY_RECIPE = {
         "n_embedding": 8,
         "dropout": 0.1,
     },
-    "augment": {"max_mask_bands": 3, "max_mask_s": 0.1},
-    "training": {"epochs": 3, "batch_size": 8, "lr": 0.02, "ema": 0.8, "precision": "32"},
+    "augment": {
+        "speed": 0.1,
+        "gain_db": 6.0,
+        "noise_probability": 0.3,
+        "tempo": 0.1,
+        "warp": 0.08,
+        "n_band_masks": 2,
+        "max_mask_bands": 3,
+        "n_time_masks": 2,
+        "max_mask_s": 0.1,
+        "mixup_alpha": 0.3,
+        "mixup_probability": 0.5,
+    },
+    "training": {
+        "epochs": 3,
+        "batch_size": 8,
+        "lr": 0.02,
+        "weight_decay": 0.02,
+        "label_smoothing": 0.1,
+        "frame_loss": 0.3,
+        "class_balance": 1.0,
+        "max_clip_s": 4.0,
+        "ema": 0.8,
+        "precision": "32",
+    },
 }
 
 

@@ -7,9 +7,10 @@ memory-mapped file per corpus; a changed, added or removed clip makes a new file
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,56 @@ def decode_utterances(
     return Waveforms(tuple(clips), tuple(digests), errors)
 
 
+def copy_utterances(
+    utterances: Sequence[Utterance],
+    waveforms: Waveforms,
+    name: str,
+    alter: Callable[[np.ndarray, np.random.Generator, list[np.ndarray]], np.ndarray],
+    key: str,
+    cache_dir: Path | None = None,
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Utterance], Waveforms]:
+    """Altered copies of clips, each with its source's id, made once and kept like decoded clips.
+
+    Parameters
+    ----------
+    name
+        Word that follows the clip's name and ``#`` in the copy's ``utterance_id``.
+    alter
+        Function (waveform, rng, others) -> waveform. Its generator follows from the clip's audio and ``name`` alone,
+        so that a copy is the same whatever else is in the list; ``others`` are clips of the same speaker.
+    key
+        What ``alter`` does, in words that change when it does.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    content = [CACHE_FORMAT, name, key, list(waveforms.digests), [utterance.speaker_id for utterance in utterances]]
+    stored = cache_dir / f"copies-{name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
+    speakers: dict[str, list[int]] = {}
+    for row, utterance in enumerate(utterances):
+        speakers.setdefault(utterance.speaker_id, []).append(row)
+
+    def make(row: int) -> tuple[np.ndarray, str]:
+        rng = np.random.default_rng(list(hashlib.sha256(f"{waveforms.digests[row]} {name}".encode()).digest()))
+        own = speakers[utterances[row].speaker_id]
+        others = [to_float(waveforms.clips[own[k]]) for k in rng.integers(0, len(own), 8) if own[k] != row]
+        return to_int16(alter(to_float(waveforms.clips[row]), rng, others)), ""
+
+    if not stored.with_suffix(".json").exists():
+        report = None if progress is None else lambda done: progress(done, len(utterances))
+        labels = [f"{utterance.utterance_id}#{name}" for utterance in utterances]
+        _store(stored, labels, make, n_threads or os.cpu_count() or 1, report)
+    samples = np.load(stored.with_suffix(".npy"), mmap_mode="r")
+    index = json.loads(stored.with_suffix(".json").read_text())["clips"]
+    copies = [
+        replace(clip, name=f"{clip.name or clip.path.stem}#{name}", source_id=clip.utterance_id) for clip in utterances
+    ]
+    clips = tuple(samples[entry["start"] : entry["end"]] for entry in index)
+    return copies, Waveforms(clips, tuple(entry["sha256"] for entry in index), {})
+
+
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Full-scale int16 of a waveform in [-1, 1]; louder is clipped, never wrapped."""
     return np.clip(np.round(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
@@ -132,28 +183,50 @@ def _fingerprint(paths: Sequence[Path]) -> str:
 
 
 def _decode_to(stored: Path, paths: Sequence[Path], n_threads: int, progress: Callable[[int], None] | None) -> None:
-    def decode(path: Path) -> tuple[np.ndarray, str]:
+    def decode(row: int) -> tuple[np.ndarray, str]:
         try:
-            return to_int16(load_waveform(path)), ""
+            return to_int16(load_waveform(paths[row])), ""
         except AudioError as error:
             return np.zeros(0, np.int16), str(error)
 
-    clips, index, start = [], [], 0
-    with ThreadPoolExecutor(n_threads) as pool:
-        for n_done, (path, (clip, error)) in enumerate(zip(paths, pool.map(decode, paths), strict=True), start=1):
+    _store(stored, [str(path) for path in paths], decode, n_threads, progress)
+
+
+def _store(
+    stored: Path,
+    labels: Sequence[str],
+    make: Callable[[int], tuple[np.ndarray, str]],
+    n_threads: int,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Write the clips that ``make`` gives for each row, one behind the other, and an index of them."""
+    index, start = [], 0
+    temporary = stored.with_name(f".{stored.name}.{os.getpid()}")
+    bare = temporary.with_name(f"{temporary.name}.raw")
+    with ThreadPoolExecutor(n_threads) as pool, bare.open("wb") as raw:
+        for n_done, (label, (clip, error)) in enumerate(
+            zip(labels, pool.map(make, range(len(labels))), strict=True), 1
+        ):
             end = start + len(clip)
             digest = "" if error else hashlib.sha256(clip.tobytes()).hexdigest()
-            index.append({"path": str(path), "start": start, "end": end, "sha256": digest, "error": error})
-            clips.append(clip)
+            index.append({"path": label, "start": start, "end": end, "sha256": digest, "error": error})
+            raw.write(clip.tobytes())
             start = end
             if progress is not None:
                 progress(n_done)
-    temporary = stored.with_name(f".{stored.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.save(file, np.concatenate(clips) if clips else np.zeros(0, np.int16))
+    _add_header(bare, start, temporary)
     temporary.replace(stored.with_suffix(".npy"))
     temporary.write_text(json.dumps({"clips": index}))
     temporary.replace(stored.with_suffix(".json"))  # last: its presence says that both are complete
+
+
+def _add_header(raw: Path, n_samples: int, out: Path) -> None:
+    """Make a ``.npy`` file of raw int16 samples, in blocks: together they may be larger than memory."""
+    with raw.open("rb") as source, out.open("wb") as file:
+        header = {"descr": "<i2", "fortran_order": False, "shape": (n_samples,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        shutil.copyfileobj(source, file, 1 << 24)
+    raw.unlink()
 
 
 def bucket_batches(

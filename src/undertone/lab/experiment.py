@@ -24,7 +24,7 @@ import torch
 
 from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
 from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
-from undertone.lab.data import Waveforms, decode_utterances, to_int16
+from undertone.lab.data import Waveforms, copy_utterances, decode_utterances, to_int16
 from undertone.lab.evaluation import (
     CORPUS_CLASSES,
     ProtocolError,
@@ -82,11 +82,18 @@ def load_dataset(
     root: Path,
     corpora: Sequence[str] | None = None,
     *,
+    recipe: Recipe | None = None,
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Read corpora below ``root``, decode them, and leave out silent, doubled, unreadable and empty clips by rule."""
-    return clean(load(root, corpora), cache_dir=cache_dir, progress=progress)
+    """Read corpora below ``root``, decode them, and leave out silent, doubled, unreadable and empty clips by rule.
+
+    With ``recipe``, the altered copies that it asks for are added.
+    """
+    dataset = clean(load(root, corpora), cache_dir=cache_dir, progress=progress)
+    if recipe is None or not recipe.copies:
+        return dataset
+    return add_copies(dataset, recipe, cache_dir=cache_dir, progress=progress)
 
 
 def clean(
@@ -110,6 +117,35 @@ def clean(
         if 0 < len(clip) < MIN_CLIP_SAMPLES
     }
     return Dataset(tuple(found[row] for row in rows), waveforms.select(rows), tuple(problems), unreadable)
+
+
+def add_copies(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Add the altered copies that a recipe asks for, each marked with the clip it was made of."""
+    from undertone.lab.augment import apply_steps, check_steps
+
+    utterances, clips, digests = (
+        list(dataset.utterances),
+        list(dataset.waveforms.clips),
+        list(dataset.waveforms.digests),
+    )
+    for copy in recipe.copies:
+        check_steps(copy["steps"])
+
+        def alter(waveform: np.ndarray, rng: np.random.Generator, others: list[np.ndarray], copy: Any = copy) -> Any:
+            return apply_steps(waveform, copy["steps"], rng, others=others)
+
+        made, waveforms = copy_utterances(dataset.utterances, dataset.waveforms, copy["name"], alter,
+                                          json.dumps(copy["steps"]), cache_dir, progress=progress)  # fmt: skip
+        utterances += made
+        clips += waveforms.clips
+        digests += waveforms.digests
+    return Dataset(tuple(utterances), Waveforms(tuple(clips), tuple(digests), {}), dataset.problems, dataset.unreadable)
 
 
 # ---------------------------------------------------------------------------------------------- one fold
@@ -223,7 +259,7 @@ def _count_training(dataset: Dataset, split: Split) -> dict[str, dict[str, Any]]
     clips = [dataset.utterances[row] for row in split.train]
     return {
         corpus: {
-            "n_utterances": sum(clip.corpus == corpus for clip in clips),
+            "n_utterances": len({clip.source_id or clip.utterance_id for clip in clips if clip.corpus == corpus}),
             "speakers": sorted({clip.speaker_id for clip in clips if clip.corpus == corpus}),
         }
         for corpus in CORPORA
@@ -273,7 +309,7 @@ def evaluate(
     if wanted is SHIPPED:
         raise TrainingError(f"{protocol!r} tests nothing; train it with 'undertone lab train', or name a protocol")
     asked = None if wanted.optional_corpora else [*wanted.corpora, *extra_train]
-    dataset = load_dataset(root, asked, cache_dir=cache_dir, progress=on_decode)
+    dataset = load_dataset(root, asked, recipe=recipe, cache_dir=cache_dir, progress=on_decode)
     folds = list_folds(protocol, dataset.utterances) if folds is None else sorted(set(folds))
     folders = {fold: run_dir / f"fold-{fold}" for fold in folds}
     _refuse_missing_copies(protocol, dataset.utterances)
@@ -416,8 +452,9 @@ def _run_fold_alone(
 ) -> None:
     torch.set_num_threads(threads)
     try:
-        dataset = load_dataset(root, corpora, cache_dir=cache_dir)
-        run_fold(dataset, protocol, parse_recipe(recipe), fold, folder,
+        wanted = parse_recipe(recipe)
+        dataset = load_dataset(root, corpora, recipe=wanted, cache_dir=cache_dir)
+        run_fold(dataset, protocol, wanted, fold, folder,
                  on_epoch=lambda *values: sender.send((fold, *values)), **arguments)  # fmt: skip
     except BrokenPipeError:
         pass  # nobody is there any more to report to: whoever starts the command again trains this fold
@@ -460,7 +497,7 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
         "recipe_hash": first["recipe_hash"],
         "seed": first["seed"],
         "extra_train": first["extra_train"],
-        "n_parameters": n_parameters(build_model(parse_recipe(first["recipe"]), len(classes))),
+        "n_parameters": n_parameters(build_model(parse_recipe(first["recipe"]), len(classes)).network),
         "folds": [fold["fold"] for fold in folds],
         "n_folds": get_protocol(first["protocol"]).n_folds,
         "banner": first["banner"],

@@ -102,8 +102,9 @@ def load_run(run_dir: Path) -> tuple[EmotionModel, dict[str, Any]]:
     result = json.loads(described.read_text())
     model = build_model(parse_recipe(result["recipe"]), len(result["classes"]))
     with safe_open(str(run_dir / CHECKPOINT), "pt") as file:
-        names = [name for name in file.keys() if name.startswith("best/")]  # noqa: SIM118
-        model.network.load_state_dict({name.removeprefix("best/"): file.get_tensor(name) for name in names})
+        for part, prefix in ((model.network, "best/"), (model.front_end, "front_end/")):
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            part.load_state_dict({name.removeprefix(prefix): file.get_tensor(name) for name in names})
     return model.eval(), result
 
 
@@ -235,7 +236,8 @@ def _difference(theirs: np.ndarray, ours: np.ndarray, temperature: float) -> flo
 def frame_hop_s(model: EmotionModel) -> float | None:
     """Seconds between two frame logits, or None where the network has none."""
     stride = getattr(model.network, "frame_stride", None)
-    return None if stride is None else stride / model.front_end.frames_per_second
+    rate = model.front_end.frames_per_second
+    return None if stride is None or rate is None else stride / rate
 
 
 def weights_licence(corpora: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undertone.audio import SAMPLE_RATE
-from undertone.lab.augment import (
-    AugmentConfig,
-    add_noise,
-    change_gain,
-    change_speed,
-    draw_masks,
-    draw_noise,
-    draw_speed,
-    mix,
-    warp_spectrogram,
+from undertone.lab.batches import (
+    FeatureStore,
+    LabelledClips,
+    TrainingError,
+    augment_batch,
+    epoch_batches,
+    is_fixed,
+    load_batches,
+    loss_weights,
+    own_batches,
+    soft_target,
 )
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.features import FrontEnd
@@ -44,41 +43,6 @@ from undertone.lab.recipes import EmotionModel, Recipe, TrainingConfig, build_mo
 CHECKPOINT = "checkpoint.safetensors"
 DEV_BATCH_SIZE = 64
 CHOICE_STARTS_AT = 0.5  # share of the epochs before the early choice begins: the one-cycle schedule peaks before
-
-
-class TrainingError(ValueError):
-    """A run that cannot start or go on; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class LabelledClips:
-    """Clips with what a loss needs to know of them.
-
-    Attributes
-    ----------
-    target : (n,) int64
-        Class index.
-    group : (n,) int64
-        Corpus index: classes are balanced inside a group, and groups against each other.
-    speaker : (n,) int64
-        Speaker index: what a group is worth depends on how many voices it has.
-    allowed : (n, n_classes) bool
-        Classes that the clip's corpus tells apart; the loss leaves the others alone.
-    """
-
-    waveforms: Waveforms
-    target: np.ndarray
-    group: np.ndarray
-    speaker: np.ndarray
-    allowed: np.ndarray
-
-    def __post_init__(self) -> None:
-        columns = (self.target, self.group, self.speaker, self.allowed)
-        if any(len(column) != len(self.waveforms) for column in columns):
-            raise TrainingError(f"{len(self.waveforms)} clips, but {', '.join(str(len(c)) for c in columns)} labels")
-
-    def __len__(self) -> int:
-        return len(self.waveforms)
 
 
 @dataclass
@@ -100,7 +64,9 @@ def make_fabric(*, precision: str = "32", accelerator: str = "auto", devices: in
         precision = "bf16" if _has_fast_bf16(accelerator) else "32"
     if precision not in names:
         raise TrainingError(f"precision must be auto or one of {', '.join(names)}, got {precision!r}")
-    return Fabric(accelerator=accelerator, devices=devices, precision=names[precision])  # type: ignore[arg-type]
+    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"  # without a frame loss, a head has no part
+    return Fabric(accelerator=accelerator, devices=devices, strategy=strategy,
+                  precision=names[precision])  # type: ignore[arg-type]  # fmt: skip
 
 
 def _has_fast_bf16(accelerator: str) -> bool:
@@ -149,72 +115,81 @@ def fit(
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
     front_end = model.front_end
-    fabric.to_device(front_end)
     network = model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network)
-    optimizer = _build_optimizer(network, config.lr, config.weight_decay)
+    optimizer = _build_optimizer(network, config)
     network, optimizer = fabric.setup(network, optimizer)
     average = fabric.to_device(average).eval().requires_grad_(False)
     n_epochs = count_epochs(config, len(train))
-    batches_per_epoch = len(_epoch_batches(train, recipe, seed, epoch=0))
-    steps = max(1, n_epochs * batches_per_epoch // fabric.world_size)
-    steps += fabric.world_size  # processes may have one batch more than the share reckoned
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        steps,
-        pct_start=max(config.warmup, 2 / steps),  # a rise of one step would be a division by zero
-    )
-    history, first_epoch = History(), 0
-    best = {name: value.clone() for name, value in average.state_dict().items()}
+    schedule = _build_schedule(optimizer, config, n_epochs * len(epoch_batches(train, recipe, seed, 0)), fabric)
+    history, best = History(), _copy_of(average)
     if (run_dir / CHECKPOINT).exists():
-        first_epoch, history, best = _restore(run_dir / CHECKPOINT, network, average, optimizer, schedule)
+        history, best = _restore(run_dir / CHECKPOINT, front_end, network, average, optimizer, schedule)
+    first_epoch = len(history.rows)
+    fabric.to_device(front_end)
+    if first_epoch == 0:
+        _fit_modules(front_end, train, seed)
+    stores = None
+    if first_epoch < n_epochs and not _is_over(history, config):
+        stores = _open_stores(front_end, recipe, train, dev, run_dir, fits=first_epoch == 0)
 
-    weight = _loss_weights(train, config.class_balance)
+    weight = loss_weights(train, config.class_balance)
     for epoch in range(first_epoch, n_epochs):
+        if _is_over(history, config):
+            break
         started = time.perf_counter()
         torch.manual_seed(_seed_of(seed, epoch, fabric.global_rank))  # dropout
         network.train()
-        losses, n_clips = [], 0
-        batches = _own_batches(_epoch_batches(train, recipe, seed, epoch), fabric)
-        for number, (waveform, lengths, rows) in enumerate(_load(train, batches, recipe, seed, epoch)):
-            rng = np.random.default_rng([seed, epoch, fabric.global_rank, number])
-            target = _soft_target(train, rows, config.label_smoothing)
-            batch = [fabric.to_device(torch.from_numpy(value)) for value in (waveform, lengths, target, weight[rows])]
-            features, n_valid, target, clip_weight = _prepare(front_end, batch, recipe.augment, rng)
+        losses, n_clips, n_hits = [], 0, 0
+        batches = own_batches(epoch_batches(train, recipe, seed, epoch), fabric)
+        for features, n_valid, target, clip_weight, rows in _draw(
+            train, batches, recipe, seed, epoch, weight, front_end, stores and stores[0], fabric
+        ):
             allowed = fabric.to_device(torch.from_numpy(train.allowed[rows])) | (target > 0)
             output = network(features.contiguous(), n_valid)
             loss = _loss(output, target, clip_weight, allowed, config.frame_loss)
             fabric.backward(loss)
-            fabric.clip_gradients(network, optimizer, max_norm=5.0, error_if_nonfinite=False)
+            if config.clip_norm:
+                fabric.clip_gradients(network, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-            step = schedule.last_epoch
-            _average_weights(average, network, min(config.ema, (1 + step) / (10 + step)))
+            if config.schedule == "one-cycle":
+                schedule.step()
+            if config.ema:
+                step = schedule.last_epoch
+                _average_weights(average, network, min(config.ema, (1 + step) / (10 + step)))
             losses.append(float(loss.detach()))
             if not np.isfinite(losses[-1]):
                 raise TrainingError(f"the loss became {losses[-1]} in epoch {epoch + 1}; lower lr, now {config.lr:g}")
             n_clips += len(rows)
+            n_hits += int((output.logits.argmax(1) == target.argmax(1)).sum())
+        if not config.ema:
+            _average_weights(average, network, 0.0)
         row = {
             "epoch": epoch + 1,
             "train_loss": float(np.mean(losses)),
-            "lr": float(schedule.get_last_lr()[0]),
+            "train_war": n_hits / n_clips,
+            "lr": float(optimizer.param_groups[0]["lr"]),
         }
         row["seconds"] = round(time.perf_counter() - started, 3)
         row["clips_per_second"] = round(n_clips / row["seconds"], 1)
-        row |= _score_dev(EmotionModel(front_end, average), dev)
+        row |= _score_dev(EmotionModel(front_end, average), dev, stores and stores[1])
+        if config.schedule == "plateau":
+            schedule.step(row.get(config.plateau_monitor, row["train_loss"]))
         history.rows.append(row)
-        if _is_choice(row, history, epoch, n_epochs):
+        if _is_choice(history, config, n_epochs):
             history.best_epoch, history.best_uar = epoch + 1, row.get("dev_uar", -1.0)
-            best = {name: value.clone() for name, value in average.state_dict().items()}
+            best = _copy_of(average)
         if fabric.is_global_zero:
             # The log first: killed between the two, the epoch is repeated and the log written again.
             _write_log(run_dir, history)
-            _save(run_dir, network, average, optimizer, schedule, best, epoch + 1, history)
+            _save(run_dir, front_end, network, average, optimizer, schedule, best, history)
         fabric.barrier()
         if on_epoch is not None:
             on_epoch(epoch + 1, n_epochs, row)
+    for store in stores or ():
+        if store is not None:
+            store.close()
 
     best = fabric.broadcast(best)  # of several devices, the first one has chosen
     average.load_state_dict(best)
@@ -224,6 +199,56 @@ def fit(
 def count_epochs(config: TrainingConfig, n_clips: int) -> int:
     """Epochs of a run on ``n_clips`` clips: the recipe's, or fewer where they would pass its ``max_clips``."""
     return min(config.epochs, max(1, config.max_clips // n_clips)) if config.max_clips else config.epochs
+
+
+def _fit_modules(front_end: FrontEnd, train: LabelledClips, seed: int) -> None:
+    """Train the parts of a front end that learn from speakers, on the training clips alone."""
+    for module in front_end.modules():
+        if hasattr(module, "fit_to"):
+            module.fit_to(train.waveforms.clips, train.speaker, seed=seed)  # type: ignore[operator]
+
+
+def _open_stores(
+    front_end: FrontEnd, recipe: Recipe, train: LabelledClips, dev: LabelledClips | None, run_dir: Path, *, fits: bool
+) -> tuple[FeatureStore, FeatureStore | None] | None:
+    """Features of train and dev where they can be computed once; with ``fits``, they set the front end's statistics."""
+    fixed = is_fixed(front_end, recipe)
+    if not fixed and front_end.normalise != "fitted":
+        return None
+    store = FeatureStore(front_end, train.waveforms, run_dir / ".train-features")
+    if fits and front_end.normalise == "fitted":
+        front_end.fit(*store.statistics())
+    if not fixed:
+        store.close()
+        return None
+    return store, None if dev is None else FeatureStore(front_end, dev.waveforms, run_dir / ".dev-features")
+
+
+def _draw(
+    train: LabelledClips,
+    batches: list[np.ndarray],
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    weight: np.ndarray,
+    front_end: FrontEnd,
+    store: FeatureStore | None,
+    fabric: Fabric,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, np.ndarray]]:
+    """Yield (features, valid frames, targets, weights, rows) of each batch."""
+
+    def to_device(*values: np.ndarray) -> list[Tensor]:
+        return [fabric.to_device(torch.from_numpy(value)) for value in values]
+
+    smoothing = recipe.training.label_smoothing
+    if store is not None:
+        for rows in batches:
+            yield *store[rows], *to_device(soft_target(train, rows, smoothing), weight[rows]), rows
+        return
+    for number, (waveform, lengths, rows) in enumerate(load_batches(train, batches, recipe, seed, epoch)):
+        rng = np.random.default_rng([seed, epoch, fabric.global_rank, number])
+        batch = to_device(waveform, lengths, soft_target(train, rows, smoothing), weight[rows])
+        yield *augment_batch(front_end, batch, recipe.augment, rng), rows
 
 
 @torch.inference_mode()
@@ -237,123 +262,6 @@ def compute_logits(model: EmotionModel, waveforms: Waveforms, *, batch_size: int
         for row, value in zip(rows, output.logits.float().cpu().numpy(), strict=True):
             logits[row] = value
     return np.stack(logits)
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-
-def _epoch_batches(train: LabelledClips, recipe: Recipe, seed: int, epoch: int) -> list[np.ndarray]:
-    rng = np.random.default_rng([seed, epoch])
-    rows = _draw_rows(train, recipe.training.corpus_balance, rng)
-    longest = int(recipe.training.max_clip_s * SAMPLE_RATE)
-    n_samples = np.minimum(train.waveforms.n_samples[rows], longest)
-    batches = [rows[batch] for batch in bucket_batches(n_samples, recipe.training.batch_size, rng=rng)]
-    whole = [batch for batch in batches if len(batch) > 1]
-    if whole and len(whole) < len(batches):  # batch norm has no variance of a single clip: it joins another batch
-        whole[-1] = np.concatenate([whole[-1], *(batch for batch in batches if len(batch) == 1)])
-    return whole or batches
-
-
-def _own_batches(batches: list[np.ndarray], fabric: Fabric) -> list[np.ndarray]:
-    """Batches of this process: as many as every other has, because gradients are averaged over all at each step."""
-    n_each = max(1, len(batches) // fabric.world_size)
-    return batches[fabric.global_rank :: fabric.world_size][:n_each]
-
-
-def _draw_rows(train: LabelledClips, balance: float, rng: np.random.Generator) -> np.ndarray:
-    """Rows of one epoch, as many as there are clips: a corpus's share is clips**(1 - balance) * speakers**(balance/2).
-
-    At 0 corpora are simply mixed. At 1 a corpus counts by the root of its voices, so that thousands of clips of two
-    speakers do not outweigh the voices of twenty.
-    """
-    group = train.group
-    sizes = np.bincount(group)
-    voices = np.array([len(np.unique(train.speaker[group == index])) for index in range(len(sizes))])
-    share = np.where(sizes > 0, np.maximum(sizes, 1) ** (1.0 - balance) * voices ** (balance / 2), 0)
-    wanted = np.round(share / share.sum() * len(group)).astype(int)
-    chosen = []
-    for index in np.flatnonzero(sizes):
-        rows = np.flatnonzero(group == index)
-        whole, rest = divmod(wanted[index], len(rows))
-        chosen += [rows] * whole + [rng.permutation(rows)[:rest]]
-    return np.concatenate(chosen)
-
-
-def _load(
-    train: LabelledClips, batches: list[np.ndarray], recipe: Recipe, seed: int, epoch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (waveform, lengths, rows); the next batch is cut and resampled while this one trains."""
-    longest = int(recipe.training.max_clip_s * SAMPLE_RATE)
-
-    def prepare(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([seed, epoch, number, 1])
-        waveforms = []
-        for row in batches[number]:
-            waveform = change_speed(to_float(train.waveforms.clips[row]), draw_speed(rng, recipe.augment))
-            start = int(rng.integers(0, max(1, len(waveform) - longest + 1)))
-            waveforms.append(waveform[start : start + longest])
-        return *pad_batch(waveforms), batches[number]
-
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(prepare, 0) if batches else None
-        for number in range(len(batches)):
-            assert pending is not None
-            ready = pending.result()
-            pending = pool.submit(prepare, number + 1) if number + 1 < len(batches) else None
-            yield ready
-
-
-def _soft_target(train: LabelledClips, rows: np.ndarray, smoothing: float) -> np.ndarray:
-    """Target distribution, (batch, n_classes) float32, smoothed over the classes allowed to each clip."""
-    allowed = train.allowed[rows].astype(np.float32)
-    target = smoothing * allowed / allowed.sum(axis=1, keepdims=True)
-    target[np.arange(len(rows)), train.target[rows]] += 1 - smoothing
-    return target
-
-
-def _loss_weights(train: LabelledClips, balance: float) -> np.ndarray:
-    """Weight of each clip, (n,) float32, mean 1: its class's frequency inside its group to the power -balance."""
-    pair = train.group * (int(train.target.max()) + 1) + train.target
-    weight = (np.bincount(pair)[pair] / np.bincount(train.group)[train.group]) ** -float(balance)
-    group_mean = np.bincount(train.group, weight) / np.maximum(np.bincount(train.group), 1)
-    return (weight / group_mean[train.group]).astype(np.float32)
-
-
-def _prepare(
-    front_end: FrontEnd, batch: list[Tensor], config: AugmentConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Augmented features, valid frames, targets and weights of a batch (waveform, lengths, targets, weights)."""
-    waveform, lengths, target, weight = batch
-    n, device = len(waveform), waveform.device
-
-    def draw(low: float, high: float) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, n).astype(np.float32)).to(device)
-
-    with torch.no_grad():
-        if config.gain_db:
-            waveform = change_gain(waveform, draw(-config.gain_db, config.gain_db))
-        noisy = np.flatnonzero(rng.uniform(size=n) < config.noise_probability)
-        if len(noisy):
-            rows = torch.from_numpy(noisy).to(device)
-            noise = torch.from_numpy(draw_noise(rng, (len(noisy), waveform.shape[1]))).to(device)
-            snr_db = draw(config.min_snr_db, config.max_snr_db)[: len(noisy)]
-            waveform = waveform.index_copy(0, rows, add_noise(waveform[rows], noise, snr_db, lengths[rows]))
-        features, n_valid = front_end(waveform, lengths)
-        if config.tempo or config.warp:
-            tempo = draw(1 - config.tempo, 1 + config.tempo)
-            features = warp_spectrogram(features, tempo, draw(1 - config.warp, 1 + config.warp))
-            n_valid = torch.minimum((n_valid / tempo).ceil().long(), torch.full_like(n_valid, features.shape[2]))
-        n_bands, n_frames = features.shape[1:]
-        max_frames = int(config.max_mask_s * front_end.frames_per_second)
-        band_mask = draw_masks(rng, n, config.n_band_masks, config.max_mask_bands, n_bands)
-        time_mask = draw_masks(rng, n, config.n_time_masks, max_frames, n_frames)
-        features = features * torch.from_numpy(band_mask[:, :, None] * time_mask[:, None, :]).to(device)
-        if config.mixup_alpha and rng.uniform() < config.mixup_probability:
-            share = float(rng.beta(config.mixup_alpha, config.mixup_alpha))
-            partner = torch.from_numpy(rng.permutation(n)).to(device)
-            features, target = mix(features, partner, share), mix(target, partner, share)
-            weight, n_valid = mix(weight, partner, share), torch.maximum(n_valid, n_valid[partner])
-    return features, n_valid, target, weight
 
 
 def _loss(output: Any, target: Tensor, weight: Tensor, allowed: Tensor, frame_loss: float) -> Tensor:
@@ -370,11 +278,34 @@ def _loss(output: Any, target: Tensor, weight: Tensor, allowed: Tensor, frame_lo
 # ---------------------------------------------------------------------------------------------- weights
 
 
-def _build_optimizer(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+def _build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-7)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer](groups, lr=config.lr)
+
+
+def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabric: Fabric) -> Any:
+    if config.schedule == "plateau":  # patience counts as Keras does: lower after so many epochs, not one more
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="max" if config.plateau_monitor == "dev_uar" else "min", factor=config.plateau_factor,
+            patience=max(0, config.plateau_patience - 1), threshold=1e-4, threshold_mode="abs",
+            min_lr=config.plateau_min_lr)  # fmt: skip
+    if config.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    steps = max(1, n_batches // fabric.world_size) + fabric.world_size  # a process may have one batch more than others
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        steps,
+        pct_start=max(config.warmup, 2 / steps),  # a rise of one step would be a division by zero
+    )
+
+
+def _copy_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 @torch.no_grad()
@@ -388,25 +319,44 @@ def _average_weights(average: nn.Module, network: nn.Module, decay: float) -> No
             a.copy_(b)
 
 
-def _score_dev(model: EmotionModel, dev: LabelledClips | None) -> dict[str, float]:
+@torch.inference_mode()
+def _score_dev(model: EmotionModel, dev: LabelledClips | None, store: FeatureStore | None) -> dict[str, float]:
     if dev is None or not len(dev):
         return {}
-    logits = np.where(dev.allowed, compute_logits(model, dev.waveforms), -1e4)
+    if store is None:
+        logits = compute_logits(model, dev.waveforms)
+    else:
+        parts = np.array_split(np.arange(len(dev)), -(-len(dev) // DEV_BATCH_SIZE))
+        logits = np.concatenate([model.network(*store[rows]).logits.float().cpu().numpy() for rows in parts])
+    logits = np.where(dev.allowed, logits, -1e4)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    predicted = logits.argmax(axis=1)
+    hit = dev.target == logits.argmax(axis=1)
     loss = -float(log_probs[np.arange(len(dev)), dev.target].mean())
     # A corpus at a time, so that a large one does not choose for all: the mean of their UARs over the classes present.
     groups = [dev.group == index for index in np.unique(dev.group)]
-    hit = dev.target == predicted
     recalls = [[hit[rows & (dev.target == c)].mean() for c in np.unique(dev.target[rows])] for rows in groups]
-    return {"dev_loss": loss, "dev_uar": float(np.mean([np.mean(values) for values in recalls]))}
+    uar = float(np.mean([np.mean(values) for values in recalls]))
+    return {"dev_loss": loss, "dev_uar": uar, "dev_war": float(hit.mean())}
 
 
-def _is_choice(row: dict[str, float], history: History, epoch: int, n_epochs: int) -> bool:
-    if "dev_uar" not in row:
+def _is_choice(history: History, config: TrainingConfig, n_epochs: int) -> bool:
+    """Whether the latest epoch is the best so far, by the recipe's rule."""
+    row = history.rows[-1]
+    if config.choose not in row:  # "last", or there is no dev
         return True
-    return epoch + 1 >= CHOICE_STARTS_AT * n_epochs and row["dev_uar"] >= history.best_uar
+    starts_at = CHOICE_STARTS_AT * n_epochs if config.schedule == "one-cycle" else 0
+    earlier = [before[config.choose] for before in history.rows[:-1] if before["epoch"] >= starts_at]
+    if row["epoch"] < starts_at:
+        return False
+    if config.choose == "dev_loss":
+        return row["dev_loss"] < min(earlier, default=np.inf)
+    return row["dev_uar"] >= max(earlier, default=-1.0)
+
+
+def _is_over(history: History, config: TrainingConfig) -> bool:
+    """Whether the run stops early: the choice has not improved for ``early_stop`` epochs."""
+    return bool(config.early_stop) and len(history.rows) - max(history.best_epoch, 0) >= config.early_stop
 
 
 # ---------------------------------------------------------------------------------------------- run folder
@@ -455,16 +405,17 @@ def _seed_of(*parts: int) -> int:
 
 def _save(
     run_dir: Path,
+    front_end: FrontEnd,
     network: Any,
     average: nn.Module,
     optimizer: Any,
     schedule: Any,
     best: dict[str, Tensor],
-    epoch: int,
     history: History,
 ) -> None:
     state = optimizer.state_dict()
     tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"front_end/{name}": value for name, value in front_end.state_dict().items()}
     tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
     tensors |= {
@@ -474,7 +425,6 @@ def _save(
     }
     groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
     numbers = {
-        "epoch": epoch,
         "history": vars(history),
         "schedule": schedule.state_dict(),
         "groups": groups,
@@ -488,8 +438,8 @@ def _jsonable(value: Any) -> Any:
 
 
 def _restore(
-    path: Path, network: Any, average: nn.Module, optimizer: Any, schedule: Any
-) -> tuple[int, History, dict[str, Tensor]]:
+    path: Path, front_end: FrontEnd, network: Any, average: nn.Module, optimizer: Any, schedule: Any
+) -> tuple[History, dict[str, Tensor]]:
     with safe_open(str(path), "pt") as file:
         numbers = json.loads(file.metadata()["state"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -497,6 +447,7 @@ def _restore(
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
+    front_end.load_state_dict(part("front_end/"))
     network.load_state_dict(part("network/"))
     average.load_state_dict(part("average/"))
     state: dict[int, dict[str, Tensor]] = {}
@@ -511,7 +462,7 @@ def _restore(
     schedule.load_state_dict(numbers["schedule"])
     device = next(average.parameters()).device
     best = {name: value.to(device) for name, value in part("best/").items()}
-    return numbers["epoch"], History(**numbers["history"]), best
+    return History(**numbers["history"]), best
 
 
 def _write_log(run_dir: Path, history: History) -> None:

@@ -25,6 +25,7 @@ ALL_NAMES = [
     "leave-one-corpus-out",
     "pooled-random",
     "pooled-random-augmented",
+    "pooled-random-augmented-7",
     "crema-d-random",
 ]
 

@@ -1,6 +1,7 @@
 """``undertone lab recipes|train|evaluate|test|export``. Each command parses, calls one function and prints."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,18 +44,23 @@ def recipes(as_json: AsJson = False) -> None:
     To make one, copy a TOML file of undertone/lab/recipes, change it, and give
     its path wherever a recipe is asked for. An unknown key is an error.
     """
+    from undertone.lab.evaluation import get_protocol
     from undertone.lab.recipes import build_model, load_recipe, n_parameters, recipe_names
 
     rows = []
     for name in recipe_names():
         recipe = load_recipe(name)
+        published = recipe.published
+        n_classes = 8 if published is None else len(get_protocol(published.protocol).classes)
         rows.append(
             {
                 "name": name,
                 "description": recipe.description,
                 "features": recipe.features["kind"],
                 "network": recipe.network["kind"],
-                "n_parameters": n_parameters(build_model(recipe, 8)),
+                "n_classes": n_classes,
+                "n_parameters": n_parameters(build_model(recipe, n_classes).network),
+                "published": None if published is None else asdict(published),
                 "epochs": recipe.training.epochs,
                 "hash": recipe.hash,
             }
@@ -111,7 +117,7 @@ def train(
     names = None if is_final or get_protocol(protocol).optional_corpora else get_protocol(protocol).corpora
     options: dict[str, Any] = {"seed": seed, "accelerator": check_processor(accelerator)}
     with decoding() as progress:
-        dataset = load_dataset(need_root(data), names, progress=progress)
+        dataset = load_dataset(need_root(data), names, recipe=wanted, progress=progress)
     with training_progress() as on_epoch:
         options["on_epoch"] = lambda *measured: on_epoch(fold, *measured)
         if is_final:
@@ -174,7 +180,8 @@ def evaluate(
 
     [bold]Protocols that leak, for comparison; their reports say so[/bold]
 
-      pooled-random, pooled-random-augmented, crema-d-random
+      pooled-random, pooled-random-augmented, pooled-random-augmented-7,
+      crema-d-random
 
     [bold]Examples[/bold]
 
