@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_origin
 
 from torch import Tensor, nn
@@ -245,7 +246,8 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
 
 def _fits(value: Any, expected: Any) -> bool:
     """Whether a TOML value has the type of a field; whole numbers count as numbers, truth values do not."""
-    expected = get_origin(expected) or expected
+    if not isinstance(expected, UnionType):
+        expected = get_origin(expected) or expected
     accepted = (int, float) if expected is float else expected
     return isinstance(value, accepted) and (expected is bool or not isinstance(value, bool))
 

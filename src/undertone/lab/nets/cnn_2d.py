@@ -1,0 +1,110 @@
+"""2-D convolutional networks on an image of fixed size: bands by frames, a clip's padding included."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undertone.lab.nets.keras import Recurrent, init_as_keras
+from undertone.lab.nets.output import Output
+
+
+class ConvPoolNorm2d(nn.Module):
+    """Convolution 3 x 3, rectifier, max pooling, batch norm.
+
+    Pooled before it is rectified: the two commute exactly, and the rectifier has a quarter of the work.
+    """
+
+    def __init__(self, n_in: int, n_out: int, padding: str, pool: tuple[int, int] = (2, 2)):
+        super().__init__()
+        self.conv = nn.Conv2d(n_in, n_out, 3, padding=padding)
+        self.norm = nn.BatchNorm2d(n_out)
+        self.pool = pool
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden, (batch, n_out, bands / pool, frames / pool)."""
+        return self.norm(F.relu(F.max_pool2d(self.conv(hidden), self.pool)))
+
+
+class CNN2D(nn.Module):
+    """[convolution, rectifier, max pooling, batch norm] per width, mean over the image, dropout, dense.
+
+    Parameters
+    ----------
+    widths
+        Channels of each stage; each halves bands and frames.
+    padding
+        ``"valid"`` or ``"same"``, of the convolutions.
+    n_frames
+        Frames of the input; it has to be fixed, because what pads a clip counts as its content here.
+
+    References
+    ----------
+    amirragab-ds/Speech-Emotion-Recognition-in-Tensorflow-Using-CNNs (mel and MFCC networks).
+    """
+
+    def __init__(self, n_features: int, n_classes: int, *, n_frames: int | None,
+                 widths: Sequence[int] = (32, 64, 128, 256), padding: str = "same", dropout: float = 0.5):  # fmt: skip
+        super().__init__()
+        _require_image(n_features, n_frames, len(widths))
+        stages = [ConvPoolNorm2d(*pair, padding) for pair in zip([1, *widths[:-1]], widths, strict=True)]
+        self.stages = nn.Sequential(*stages)
+        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[-1], n_classes))
+        init_as_keras(self)
+
+    def forward(self, features: Tensor, n_valid: Tensor) -> Output:
+        """Logits of features (batch, n_features, n_frames); ``n_valid`` is not looked at."""
+        embedding = self.stages(features[:, None]).mean(dim=(2, 3))  # (B, C)
+        return Output(logits=self.classify(embedding), embedding=embedding)
+
+
+class CRNN2D(nn.Module):
+    """The stages of :class:`CNN2D`, then two bidirectional LSTMs, dropout, dense.
+
+    Parameters
+    ----------
+    steps
+        What the LSTMs read: ``"one"``, the mean over the image as a sequence of a single step (so the system was
+        published; nothing is recurrent in it), or ``"frames"``: stages halve the bands alone, and every frame, averaged
+        over its bands, is a step.
+    n_units
+        Units of each LSTM and direction.
+
+    References
+    ----------
+    amirragab-ds/Speech-Emotion-Recognition-in-Tensorflow-Using-CNNs (CRNN).
+    """
+
+    def __init__(self, n_features: int, n_classes: int, *, n_frames: int | None,
+                 widths: Sequence[int] = (16, 32, 64, 128), steps: str = "frames", n_units: int = 64,
+                 dropout: float = 0.5):  # fmt: skip
+        super().__init__()
+        _require_image(n_features, n_frames, len(widths))
+        if steps not in ("one", "frames"):
+            raise ValueError(f"steps must be 'one' or 'frames', got {steps!r}")
+        pool = (2, 2) if steps == "one" else (2, 1)
+        stages = [ConvPoolNorm2d(*pair, "same", pool) for pair in zip([1, *widths[:-1]], widths, strict=True)]
+        self.stages, self.steps = nn.Sequential(*stages), steps
+        self.first = Recurrent(widths[-1], n_units, bidirectional=True)
+        self.second = Recurrent(2 * n_units, n_units, bidirectional=True)
+        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * n_units, n_classes))
+        init_as_keras(self)
+
+    def forward(self, features: Tensor, n_valid: Tensor) -> Output:
+        """Logits of features (batch, n_features, n_frames); all frames are read, whatever ``n_valid``."""
+        hidden = self.stages(features[:, None]).mean(dim=2)  # (B, C, T)
+        if self.steps == "one":
+            hidden = hidden.mean(dim=2, keepdim=True)
+        sequence = hidden.transpose(1, 2)  # (B, T, C)
+        n_steps = n_valid.new_full(n_valid.shape, sequence.shape[1])
+        states = self.second(self.first(sequence, n_steps), n_steps)
+        embedding = self.second.last(states, n_steps)
+        return Output(logits=self.classify(embedding), embedding=embedding)
+
+
+def _require_image(n_features: int, n_frames: int | None, n_stages: int) -> None:
+    if n_frames is None:
+        raise ValueError("this network needs a fixed number of frames; wrap the features in kind = 'fixed-frames'")
+    smallest = 3 * 2**n_stages - 2  # of which n -> (n - 2) // 2 leaves one value at the end
+    if min(n_features, n_frames) < smallest:
+        raise ValueError(f"{n_stages} stages need {smallest} x {smallest} values, got {n_features} x {n_frames}")
