@@ -59,14 +59,16 @@ class CNN2D(nn.Module):
 
 
 class CRNN2D(nn.Module):
-    """The stages of :class:`CNN2D`, then two bidirectional LSTMs, dropout, dense.
+    """Stages as of :class:`CNN2D`, then two bidirectional LSTMs over time, dropout, dense.
 
     Parameters
     ----------
-    steps
-        What the LSTMs read: ``"one"``, the mean over the image as a sequence of a single step (so the system was
-        published; nothing is recurrent in it), or ``"frames"``: stages halve the bands alone, and every frame, averaged
-        over its bands, is a step.
+    time_stages
+        The first so many stages halve the frames, too; all of them halve the bands. What is left of the frames, averaged
+        over the bands, are the steps of the LSTMs.
+    one_step
+        The LSTMs read the mean over all frames, as a sequence of a single step. So the system was published; nothing is
+        recurrent in it.
     n_units
         Units of each LSTM and direction.
 
@@ -76,15 +78,16 @@ class CRNN2D(nn.Module):
     """
 
     def __init__(self, n_features: int, n_classes: int, *, n_frames: int | None,
-                 widths: Sequence[int] = (16, 32, 64, 128), steps: str = "frames", n_units: int = 64,
-                 dropout: float = 0.5):  # fmt: skip
+                 widths: Sequence[int] = (16, 32, 64, 128), time_stages: int = 2, one_step: bool = False,
+                 n_units: int = 64, dropout: float = 0.5):  # fmt: skip
         super().__init__()
         _require_image(n_features, n_frames, len(widths))
-        if steps not in ("one", "frames"):
-            raise ValueError(f"steps must be 'one' or 'frames', got {steps!r}")
-        pool = (2, 2) if steps == "one" else (2, 1)
-        stages = [ConvPoolNorm2d(*pair, "same", pool) for pair in zip([1, *widths[:-1]], widths, strict=True)]
-        self.stages, self.steps = nn.Sequential(*stages), steps
+        if not 0 <= time_stages <= len(widths):
+            raise ValueError(f"time_stages must be 0 to {len(widths)}, the number of stages, got {time_stages}")
+        pools = [(2, 2 if stage < time_stages else 1) for stage in range(len(widths))]
+        sizes = zip([1, *widths[:-1]], widths, strict=True)
+        self.stages = nn.Sequential(*(ConvPoolNorm2d(*pair, "same", p) for pair, p in zip(sizes, pools, strict=True)))
+        self.one_step = one_step
         self.first = Recurrent(widths[-1], n_units, bidirectional=True)
         self.second = Recurrent(2 * n_units, n_units, bidirectional=True)
         self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * n_units, n_classes))
@@ -92,10 +95,9 @@ class CRNN2D(nn.Module):
 
     def forward(self, features: Tensor, n_valid: Tensor) -> Output:
         """Logits of features (batch, n_features, n_frames); all frames are read, whatever ``n_valid``."""
-        hidden = self.stages(features[:, None]).mean(dim=2)  # (B, C, T)
-        if self.steps == "one":
-            hidden = hidden.mean(dim=2, keepdim=True)
-        sequence = hidden.transpose(1, 2)  # (B, T, C)
+        sequence = self.stages(features[:, None]).mean(dim=2).transpose(1, 2)  # (B, T, C)
+        if self.one_step:
+            sequence = sequence.mean(dim=1, keepdim=True)
         n_steps = n_valid.new_full(n_valid.shape, sequence.shape[1])
         states = self.second(self.first(sequence, n_steps), n_steps)
         embedding = self.second.last(states, n_steps)
