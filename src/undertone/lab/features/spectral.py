@@ -15,15 +15,19 @@ from torch.nn import functional as F
 from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.feature import Feature, frame_mask
 
+WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window}
+
 
 class PowerSpectrum(Feature):
-    """Power of the short-time Fourier transform, ``|STFT|**2``, Hann window, centred frames, zero padding.
+    """Power of the short-time Fourier transform, ``|STFT|**2``, centred frames, zero padding.
 
     Parameters
     ----------
     n_fft, win_length, hop_length
         In samples; ``win_length`` at most ``n_fft``. The defaults are the field's 25 ms / 10 ms at 16 kHz;
         librosa's own geometry is 2048 / 2048 / 512.
+    window
+        ``"hann"`` or ``"hamming"``, both periodic.
 
     References
     ----------
@@ -36,20 +40,22 @@ class PowerSpectrum(Feature):
     label = "power"
 
     def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,
-                 sample_rate: int = SAMPLE_RATE):  # fmt: skip
+                 sample_rate: int = SAMPLE_RATE, window: str = "hann"):  # fmt: skip
         super().__init__()
         if not 0 < hop_length <= win_length <= n_fft:
             raise ValueError(f"need 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}")
+        if window not in WINDOWS:
+            raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
         self.sample_rate, self.frames_per_second = sample_rate, sample_rate / hop_length
         self.n_bins = self.n_features = n_fft // 2 + 1
-        window = torch.hann_window(win_length, dtype=torch.float64)
-        self.register_buffer("window", window.float(), persistent=False)
+        taps = WINDOWS[window](win_length, dtype=torch.float64)
+        self.register_buffer("window", taps.float(), persistent=False)
         # The Fourier basis over the window's own samples only: the zeros around it in an n_fft frame cost nothing.
         self.offset = (n_fft - win_length) // 2
         position = torch.arange(win_length, dtype=torch.float64) + self.offset
         angle = 2 * math.pi / n_fft * torch.arange(self.n_bins, dtype=torch.float64)[:, None] * position  # (F, win)
-        basis = torch.cat([torch.cos(angle), -torch.sin(angle)]) * window  # (2F, win)
+        basis = torch.cat([torch.cos(angle), -torch.sin(angle)]) * taps  # (2F, win)
         self.register_buffer("basis", basis.float()[:, None], persistent=False)  # (2F, 1, win)
 
     def count_frames(self, lengths: Tensor) -> Tensor:
