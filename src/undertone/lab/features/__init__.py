@@ -19,19 +19,27 @@ from undertone.lab.features.cepstral import MFCC, delta, with_deltas
 from undertone.lab.features.compose import FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
+from undertone.lab.features.shape import RMS, Bandwidth, Centroid, Flatness, PolyFeatures, Rolloff, ZeroCrossingRate
 from undertone.lab.features.spectral import LogMel, Mel, PowerSpectrum, SpectralFeature, mel_filters
 
 FEATURES: dict[str, type[Feature]] = {
+    "bandwidth": Bandwidth,
+    "centroid": Centroid,
     "fixed-frames": FixedFrames,
+    "flatness": Flatness,
     "functionals": Functionals,
     "group-bands": GroupBands,
     "log-mel": LogMel,
     "mel": Mel,
     "mfcc": MFCC,
+    "poly": PolyFeatures,
     "power": PowerSpectrum,
     "ravel": Ravel,
     "resize": Resize,
+    "rms": RMS,
+    "rolloff": Rolloff,
     "stack": Stack,
+    "zcr": ZeroCrossingRate,
 }
 
 
@@ -66,19 +74,26 @@ def build_features(section: Mapping[str, Any], *, sample_rate: int = SAMPLE_RATE
 __all__ = [
     "FEATURES",
     "MFCC",
+    "RMS",
+    "Bandwidth",
+    "Centroid",
     "Feature",
     "FixedFrames",
+    "Flatness",
     "FrontEnd",
     "Functionals",
     "GroupBands",
     "InputConfig",
     "LogMel",
     "Mel",
+    "PolyFeatures",
     "PowerSpectrum",
     "Ravel",
     "Resize",
+    "Rolloff",
     "SpectralFeature",
     "Stack",
+    "ZeroCrossingRate",
     "build_features",
     "delta",
     "frame_mask",

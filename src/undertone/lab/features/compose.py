@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undertone.lab.features.feature import Feature, frame_mask
+from undertone.lab.features.shape import root
 from undertone.lab.features.spectral import SpectralFeature
 
 Output = tuple[Tensor, Tensor]  # features (batch, n_features, n_frames), valid frames (batch,)
@@ -164,8 +165,8 @@ class Resize(Composite):
 
     References
     ----------
-    OpenCV ``cv2.resize(..., interpolation=cv2.INTER_LINEAR)`` of the image with its height kept, 1e-5 of the largest
-    value.
+    OpenCV ``cv2.resize(..., interpolation=cv2.INTER_LINEAR)`` of the image with its height kept, 1e-6 of the
+    largest value.
     """
 
     n_parts = 1
@@ -350,12 +351,12 @@ class _Rows:
 
     def std(self) -> Tensor:
         deviation, largest = self.centred()
-        return _root(self.mean_of(deviation.square())) * largest
+        return root(self.mean_of(deviation.square())) * largest
 
     def standardised_moment(self, order: int) -> Tensor:
         """Mean of ``((x - mean) / std) ** order``; 0 where a row varies by rounding only."""
         deviation, largest = self.centred()
-        std = _root(self.mean_of(deviation.square()))
+        std = root(self.mean_of(deviation.square()))
         varies = std * largest > 1e-6 * self.mean().abs()
         std = torch.where(varies, std, torch.ones_like(std))
         moment = self.mean_of((deviation / std[:, :, None]) ** order)
@@ -384,12 +385,6 @@ class _Rows:
     def mean_abs_delta(self) -> Tensor:
         steps = (self.values[:, :, 1:] - self.values[:, :, :-1]).abs() * self.valid[:, :, 1:]
         return steps.sum(2) / (self.n - 1).clamp_min(1)
-
-
-def _root(values: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0, not infinite."""
-    above = values > 0
-    return torch.where(above, torch.where(above, values, torch.ones_like(values)).sqrt(), torch.zeros_like(values))
 
 
 _PERCENTILE = re.compile(r"p\d\d")
