@@ -96,6 +96,19 @@ class AttentiveStatsPool(nn.Module):
         return torch.cat([mean, std], dim=1).squeeze(2), attention
 
 
+def require_frames(n_frames: int | None) -> int:
+    """Return the frames of a network's input, which have to be fixed: what pads a clip counts as its content.
+
+    Raises
+    ------
+    ValueError
+        If they follow the clip's length.
+    """
+    if n_frames is None:
+        raise ValueError("this network needs a fixed number of frames; wrap the features in kind = 'fixed-frames'")
+    return n_frames
+
+
 def _weighted_stats(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     mean = (hidden * weight).sum(dim=2, keepdim=True)
     variance = ((hidden - mean).square() * weight).sum(dim=2, keepdim=True)

@@ -1,10 +1,12 @@
 """2-D convolutional networks on an image of fixed size: bands by frames, a clip's padding included."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from undertone.lab.nets.blocks import require_frames
 from undertone.lab.nets.keras import Recurrent, init_as_keras
 from undertone.lab.nets.output import Output
 
@@ -47,8 +49,7 @@ class CNN2D(nn.Module):
                  widths: Sequence[int] = (32, 64, 128, 256), padding: str = "same", dropout: float = 0.5):  # fmt: skip
         super().__init__()
         _require_image(n_features, n_frames, len(widths))
-        stages = [ConvPoolNorm2d(*pair, padding) for pair in zip([1, *widths[:-1]], widths, strict=True)]
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.Sequential(*(ConvPoolNorm2d(*pair, padding) for pair in pairwise([1, *widths])))
         self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[-1], n_classes))
         init_as_keras(self)
 
@@ -64,8 +65,8 @@ class CRNN2D(nn.Module):
     Parameters
     ----------
     time_stages
-        The first so many stages halve the frames, too; all of them halve the bands. What is left of the frames, averaged
-        over the bands, are the steps of the LSTMs.
+        The first so many stages halve the frames, too; all of them halve the bands. What is left of the frames,
+        averaged over the bands, are the steps of the LSTMs.
     one_step
         The LSTMs read the mean over all frames, as a sequence of a single step. So the system was published; nothing is
         recurrent in it.
@@ -85,8 +86,8 @@ class CRNN2D(nn.Module):
         if not 0 <= time_stages <= len(widths):
             raise ValueError(f"time_stages must be 0 to {len(widths)}, the number of stages, got {time_stages}")
         pools = [(2, 2 if stage < time_stages else 1) for stage in range(len(widths))]
-        sizes = zip([1, *widths[:-1]], widths, strict=True)
-        self.stages = nn.Sequential(*(ConvPoolNorm2d(*pair, "same", p) for pair, p in zip(sizes, pools, strict=True)))
+        stages = zip(pairwise([1, *widths]), pools, strict=True)
+        self.stages = nn.Sequential(*(ConvPoolNorm2d(*pair, "same", pool) for pair, pool in stages))
         self.one_step = one_step
         self.first = Recurrent(widths[-1], n_units, bidirectional=True)
         self.second = Recurrent(2 * n_units, n_units, bidirectional=True)
@@ -104,9 +105,48 @@ class CRNN2D(nn.Module):
         return Output(logits=self.classify(embedding), embedding=embedding)
 
 
+class FlatCNN2D(nn.Module):
+    """Max pooling, two convolutions with pooling between them, and dense layers on all that is left of the image.
+
+    Parameters
+    ----------
+    widths
+        Channels of the two 3 x 3 convolutions.
+    n_hidden
+        Units of each dense layer before the last.
+    dropout
+        After each pooling, and after the first dense layer.
+
+    References
+    ----------
+    Nathaniel538/SER-using-2D-CNN: 3,525,672 parameters at 106 x 160 and 8 classes.
+    """
+
+    def __init__(self, n_features: int, n_classes: int, *, n_frames: int | None, widths: Sequence[int] = (64, 64),
+                 n_hidden: Sequence[int] = (64, 32), dropout: float = 0.2):  # fmt: skip
+        super().__init__()
+        _require_image(n_features, n_frames, 2)
+        first, second = widths
+        self.stages = nn.Sequential(
+            nn.MaxPool2d(2), nn.Dropout(dropout), nn.Conv2d(1, first, 3), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Dropout(dropout), nn.Conv2d(first, second, 3), nn.ReLU(), nn.Flatten(),
+        )  # fmt: skip
+        rows, columns = ((size // 2 - 2) // 2 - 2 for size in (n_features, n_frames or 0))
+        sizes = [second * rows * columns, *n_hidden]
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(0.0 if layers else dropout)]
+        self.dense = nn.Sequential(*layers)
+        self.classify = nn.Linear(sizes[-1], n_classes)
+        init_as_keras(self)
+
+    def forward(self, features: Tensor, n_valid: Tensor) -> Output:
+        """Logits of features (batch, n_features, n_frames); ``n_valid`` is not looked at."""
+        embedding = self.dense(self.stages(features[:, None]))
+        return Output(logits=self.classify(embedding), embedding=embedding)
+
+
 def _require_image(n_features: int, n_frames: int | None, n_stages: int) -> None:
-    if n_frames is None:
-        raise ValueError("this network needs a fixed number of frames; wrap the features in kind = 'fixed-frames'")
     smallest = 3 * 2**n_stages - 2  # of which n -> (n - 2) // 2 leaves one value at the end
-    if min(n_features, n_frames) < smallest:
+    if min(n_features, require_frames(n_frames)) < smallest:
         raise ValueError(f"{n_stages} stages need {smallest} x {smallest} values, got {n_features} x {n_frames}")

@@ -30,7 +30,7 @@ def init_as_keras(network: nn.Module) -> None:
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Samples before and after for ceil(size / stride) outputs; the odd one goes behind.
+    """Return the samples to add before and behind for ceil(size / stride) outputs; the odd one goes behind.
 
     Examples
     --------
@@ -51,8 +51,8 @@ def max_pool_same(hidden: Tensor, kernel_size: int, stride: int) -> Tensor:
 class Recurrent(nn.Module):
     """A recurrent layer over the valid frames of each row, in one direction or both.
 
-    It has one bias per gate, as Keras's SimpleRNN and LSTM (torch's own have two): the input gets a last column of ones,
-    whose weights are the biases. An LSTM's forget gate starts at bias 1.
+    It has one bias per gate, as Keras's SimpleRNN and LSTM (torch's own have two): the input gets a last column of
+    ones, whose weights are the biases. An LSTM's forget gate starts at bias 1.
 
     Parameters
     ----------

@@ -144,7 +144,8 @@ class Published:
 class Recipe:
     """A named system.
 
-    ``features`` and ``network`` hold a ``kind`` and that kind's own arguments. ``input`` says which part of a clip is
+    ``features`` and ``network`` hold a ``kind`` and that kind's own arguments. ``normalise`` and ``scale`` are as of
+    :class:`~undertone.lab.features.FrontEnd`. ``input`` says which part of a clip is
     looked at. ``copies`` are the altered copies that stand beside each clip: a ``name`` and ``steps`` each, see
     :mod:`undertone.lab.augment`.
     """
@@ -154,6 +155,7 @@ class Recipe:
     features: dict[str, Any]
     network: dict[str, Any]
     normalise: str = "level"
+    scale: float = field(default=15.0, metadata=LATER)
     input: InputConfig = field(default_factory=InputConfig, metadata=LATER)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     copies: list[dict[str, Any]] = field(default_factory=list, metadata=LATER)
@@ -283,7 +285,7 @@ def build_model(recipe: Recipe, n_classes: int) -> EmotionModel:
 
 def _assemble(recipe: Recipe, n_classes: int) -> EmotionModel:
     features = build_features(recipe.features, sample_rate=recipe.input.sample_rate)
-    front_end = FrontEnd(features, normalise=recipe.normalise, config=recipe.input)
+    front_end = FrontEnd(features, normalise=recipe.normalise, scale=recipe.scale, config=recipe.input)
     arguments = {key: value for key, value in recipe.network.items() if key != "kind"}
     build = NETWORKS[recipe.network["kind"]]
     if "n_frames" in inspect.signature(build).parameters:
