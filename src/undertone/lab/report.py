@@ -87,6 +87,17 @@ def write_report(report: Mapping[str, Any], out_dir: Path) -> Path:
     return page
 
 
+def save_figures(report: Mapping[str, Any], out_dir: Path, *, names: Sequence[str], prefix: str = "") -> list[Path]:
+    """Write some of the page's figures, such as ``learning`` and ``confusion``, as SVG files into ``out_dir``."""
+    content, paths = _json_ready(report), []
+    with _figure_style():
+        for name, figure, alt in _draw_all(content):
+            if name in names:
+                paths.append(out_dir / f"{prefix}{name}.svg")
+                _write(paths[-1], _render(name, figure, alt).svg.encode())
+    return paths
+
+
 def _json_ready(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _json_ready(entry) for key, entry in value.items()}
@@ -544,7 +555,9 @@ def _draw_learning(per_fold: Sequence[Mapping[str, Any]]) -> "Figure":
     losses = [
         row[key] for fold in per_fold for row in fold["history"] for key in ("train_loss", "dev_loss") if row.get(key)
     ]
-    uars = [row["dev_uar"] for fold in per_fold for row in fold["history"] if row.get("dev_uar") is not None]
+    shares = [
+        row[key] for fold in per_fold for row in fold["history"] for key in ("dev_uar", "train_war") if row.get(key)
+    ]
     for index in range(n_blocks * n_columns):
         block, column = divmod(index, n_columns)
         above, below = grid[2 * block, column], grid[2 * block + 1, column]
@@ -553,10 +566,10 @@ def _draw_learning(per_fold: Sequence[Mapping[str, Any]]) -> "Figure":
             below.set_axis_off()
             continue
         _draw_fold(above, below, per_fold[index], per_fold)
-        above.set_ylim(0, min(1, max(uars, default=1) * 1.15))
+        above.set_ylim(0, min(1, max(shares, default=1) * 1.15))
         below.set_ylim(0, float(np.percentile(losses, 99)) * 1.1 if losses else 1)
         if column == 0:
-            above.set_ylabel("dev UAR")
+            above.set_ylabel("dev UAR, train WAR" if _has_train_war(per_fold) else "dev UAR")
             below.set_ylabel("loss")
         else:
             above.tick_params(labelleft=False)
@@ -572,6 +585,7 @@ def _draw_fold(above: "Axes", below: "Axes", fold: Mapping[str, Any], others: Se
                 _column(other, "epoch"), _column(other, "dev_uar"), color=PALETTE["muted"], alpha=0.35, linewidth=0.7
             )
     above.plot(epochs, _column(fold, "dev_uar"), color=accent, linewidth=1.5)
+    above.plot(epochs, _column(fold, "train_war"), color=PALETTE["ink"], linewidth=1.1)
     chosen = fold["best_epoch"]
     if fold["dev_uar"] is not None:
         above.plot([chosen], [fold["dev_uar"]], "o", color=accent, ms=5)
@@ -586,6 +600,10 @@ def _draw_fold(above: "Axes", below: "Axes", fold: Mapping[str, Any], others: Se
     below.plot(epochs, _column(fold, "dev_loss"), color=accent, linewidth=1.1)
     above.set_title(f"fold {fold['fold']}", loc="left", fontweight="bold")
     below.set_xlabel("epoch")
+
+
+def _has_train_war(per_fold: Sequence[Mapping[str, Any]]) -> bool:
+    return any("train_war" in row for fold in per_fold for row in fold["history"])
 
 
 def _column(fold: Mapping[str, Any], key: str) -> np.ndarray:
