@@ -1,11 +1,37 @@
-"""Augmentation of waveforms and spectrograms, on the fly.
+"""Augmentation: steps that make an altered copy of a clip, and what happens on the fly to batches.
 
 Every random number is drawn in one step, from a generator that is passed in, and applied in another that is
 deterministic: ``add_noise(waveform, noise, snr_db)`` can be tested exactly, and a run repeats whatever the number of
 workers. Augmentation happens in training only.
+
+A step is a dictionary as a recipe's TOML holds it, ``{kind = "pitch", semitones = 0.9}``. An amount is fixed
+(``semitones``) or drawn evenly from a range (``min_semitones`` and ``max_semitones``); a choice is a name, or a list of
+names of which one is drawn.
+
+==========  ====================================  ========================================================
+kind        amounts and choices                   what it does
+==========  ====================================  ========================================================
+noise       snr_db, colour (white, pink, brown)   noise at a ratio of powers over the clip
+noise       rate                                  the student systems': ``y + rate U(0, 1) max(y) N(0, 1)``
+babble      snr_db, n_voices (3)                  sum of that many other clips, made equally loud
+pitch       semitones                             phase vocoder; tempo kept
+stretch     rate                                  phase vocoder; above 1 is faster, pitch kept
+speed       factor                                pitch and tempo together
+roll        shift_s, fill (wrap, zeros)           later by that much; the end comes back at the start
+gain        gain_db                               louder
+reverb      rt60_s, drr_db (0)                    a made-up room: noise that decays by 60 dB in ``rt60_s``
+telephone                                         300 to 3,400 Hz, 8 kHz, mu-law
+codec       quality, codec (vorbis, opus, mp3)    encoded and decoded again
+clip        drive_db                              an overdriven microphone: flat tops, peak kept
+==========  ====================================  ========================================================
+
+Waveforms of steps are (n_samples,) float32 at 16 kHz. What would come out louder than full scale is scaled down as a
+whole, once, behind the last step; nothing is clipped.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import soxr
@@ -14,6 +40,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undertone.audio import SAMPLE_RATE
+from undertone.lab.effects import (
+    CODECS,
+    COLOURS,
+    change_level,
+    colour_noise,
+    limit_peak,
+    mix_noise,
+    mix_noise_by_peak,
+    mix_voices,
+    overdrive,
+    pitch_shift,
+    reverberate,
+    roll,
+    room_response,
+    telephone,
+    time_stretch,
+    transcode,
+)
+
+LATER = {"later": True}  # a field added after others: left out of a recipe's hash while it has its default
 
 
 @dataclass(frozen=True)
@@ -38,6 +84,22 @@ class AugmentConfig:
         Beta distribution of mixup (Zhang et al. 2018, arXiv:1710.09412) between two clips of a batch.
     mixup_probability
         How often a batch is mixed.
+    pitch_probability, max_semitones
+        Pitch shift, tempo kept: how often, and the largest, either way.
+    stretch_probability, max_stretch
+        Time stretch, pitch kept: how often, and the largest relative change of tempo, either way.
+    roll_probability, max_roll_s
+        Rotation of the clip, its end at its start: how often, and by how much at most, either way.
+    reverb_probability, min_rt60_s, max_rt60_s, min_drr_db, max_drr_db
+        Made-up rooms: how often, their reverberation time, and the direct sound's energy over the reverberation's.
+    babble_probability, n_voices, min_babble_snr_db, max_babble_snr_db
+        Other clips of the batch in the background: how often, how many, and how much weaker together.
+    clip_probability, max_drive_db
+        Overdriven microphone: how often, and by how much at most.
+    telephone_probability
+        Narrow-band telephone: how often.
+    codec_probability, min_codec_quality, max_codec_quality
+        Vorbis, Opus or MP3, whichever is drawn: how often, and how good, 0 to 1.
     """
 
     speed: float = 0.0
@@ -53,6 +115,316 @@ class AugmentConfig:
     max_mask_s: float = 0.4
     mixup_alpha: float = 0.0
     mixup_probability: float = 0.0
+    pitch_probability: float = field(default=0.0, metadata=LATER)
+    max_semitones: float = field(default=2.0, metadata=LATER)
+    stretch_probability: float = field(default=0.0, metadata=LATER)
+    max_stretch: float = field(default=0.2, metadata=LATER)
+    roll_probability: float = field(default=0.0, metadata=LATER)
+    max_roll_s: float = field(default=0.25, metadata=LATER)
+    reverb_probability: float = field(default=0.0, metadata=LATER)
+    min_rt60_s: float = field(default=0.1, metadata=LATER)
+    max_rt60_s: float = field(default=0.8, metadata=LATER)
+    min_drr_db: float = field(default=-5.0, metadata=LATER)
+    max_drr_db: float = field(default=10.0, metadata=LATER)
+    babble_probability: float = field(default=0.0, metadata=LATER)
+    n_voices: int = field(default=3, metadata=LATER)
+    min_babble_snr_db: float = field(default=5.0, metadata=LATER)
+    max_babble_snr_db: float = field(default=25.0, metadata=LATER)
+    clip_probability: float = field(default=0.0, metadata=LATER)
+    max_drive_db: float = field(default=12.0, metadata=LATER)
+    telephone_probability: float = field(default=0.0, metadata=LATER)
+    codec_probability: float = field(default=0.0, metadata=LATER)
+    min_codec_quality: float = field(default=0.0, metadata=LATER)
+    max_codec_quality: float = field(default=0.7, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        for probability, step in self.waveform_steps():
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{step['kind']}_probability must be between 0 and 1, got {probability}")
+            check_steps([step])
+
+    def waveform_steps(self) -> list[tuple[float, dict[str, Any]]]:
+        """Return (probability, step) of what :func:`augment_waveforms` does, in that order, for those that are on.
+
+        The order is the sound's own way: the voice, the room, other people in it, the microphone, the line.
+        """
+        rt60_s, drr_db = (self.min_rt60_s, self.max_rt60_s), (self.min_drr_db, self.max_drr_db)
+        snr_db = (self.min_babble_snr_db, self.max_babble_snr_db)
+        quality = (self.min_codec_quality, self.max_codec_quality)
+        steps = [
+            (self.pitch_probability, _between("pitch", semitones=(-self.max_semitones, self.max_semitones))),
+            (self.stretch_probability, _between("stretch", rate=(1 - self.max_stretch, 1 + self.max_stretch))),
+            (self.roll_probability, _between("roll", shift_s=(-self.max_roll_s, self.max_roll_s))),
+            (self.reverb_probability, _between("reverb", rt60_s=rt60_s, drr_db=drr_db)),
+            (self.babble_probability, _between("babble", snr_db=snr_db) | {"n_voices": self.n_voices}),
+            (self.clip_probability, _between("clip", drive_db=(0.0, self.max_drive_db))),
+            (self.telephone_probability, {"kind": "telephone"}),
+            (self.codec_probability, _between("codec", quality=quality) | {"codec": list(CODECS)}),
+        ]
+        return [(probability, step) for probability, step in steps if probability]
+
+
+def _between(kind: str, **ranges: tuple[float, float]) -> dict[str, Any]:
+    step: dict[str, Any] = {"kind": kind}
+    for name, (low, high) in ranges.items():
+        step |= {f"min_{name}": low, f"max_{name}": high}
+    return step
+
+
+# ---------------------------------------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number of a step: where it may lie, what it is unless given (None: it has to be), whether it is whole."""
+
+    low: float
+    high: float
+    default: float | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """A kind of step.
+
+    Attributes
+    ----------
+    apply
+        Function (waveform, **what was drawn) -> waveform, deterministic.
+    amounts
+        Numbers that a step has, by key.
+    either
+        Two amounts of which a step has exactly one.
+    choices
+        Names that a step has, by key, out of these; the first is taken where the key is missing.
+    draw
+        Function (rng, n_samples, others, **values) -> arguments of ``apply``, where there is more to draw than numbers.
+    """
+
+    apply: Callable[..., np.ndarray]
+    amounts: Mapping[str, Amount] = field(default_factory=dict)
+    either: tuple[str, ...] = ()
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    draw: Callable[..., dict[str, Any]] | None = None
+
+
+def check_steps(steps: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where a list of steps cannot be applied; the message says what to change.
+
+    Examples
+    --------
+    >>> check_steps([{"kind": "noise", "rate": 0.025}, {"kind": "pitch", "min_semitones": 0, "max_semitones": 0.7}])
+    >>> check_steps([{"kind": "pitch", "octaves": 1}])
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown key 'octaves' in step 1 (pitch); it takes: semitones (or min_semitones and max_semitones)
+    """
+    if isinstance(steps, str | Mapping) or not all(isinstance(step, Mapping) for step in steps):
+        raise ValueError(f"steps must be a list of tables, each with a kind, got {steps!r}")
+    for number, step in enumerate(steps, start=1):
+        name = step.get("kind")
+        if not isinstance(name, str) or name not in STEPS:
+            raise ValueError(f"step {number} needs a kind out of: {', '.join(STEPS)}; got {name!r}")
+        _check_step(step, STEPS[name], f"step {number} ({name})")
+
+
+def _check_step(step: Mapping[str, Any], kind: StepKind, where: str) -> None:
+    known = {"kind", *kind.choices, *(side + name for name in kind.amounts for side in ("", "min_", "max_"))}
+    if unknown := [key for key in step if key not in known]:
+        takes = [f"{name} (or min_{name} and max_{name})" for name in kind.amounts] + list(kind.choices)
+        raise ValueError(f"unknown key {unknown[0]!r} in {where}; it takes: {', '.join(takes) or 'none'}")
+    given = {name for name, amount in kind.amounts.items() if _check_amount(step, name, amount, where)}
+    if kind.either and len(given.intersection(kind.either)) != 1:
+        raise ValueError(f"{where} needs either {' or '.join(kind.either)}")
+    for name, amount in kind.amounts.items():
+        if name not in given and name not in kind.either and amount.default is None:
+            raise ValueError(f"{where} needs {name}, or min_{name} and max_{name}")
+    for name, allowed in kind.choices.items():
+        wanted = _as_list(step.get(name, allowed[0]))
+        if not wanted or any(value not in allowed for value in wanted):
+            raise ValueError(f"{name} in {where} must be one or more of {', '.join(allowed)}; got {step[name]!r}")
+
+
+def _check_amount(step: Mapping[str, Any], name: str, amount: Amount, where: str) -> bool:
+    """Whether a step says how much; ValueError where it says so badly."""
+    keys = [key for key in (name, f"min_{name}", f"max_{name}") if key in step]
+    if keys not in ([], [name], [f"min_{name}", f"max_{name}"]):
+        raise ValueError(f"{where} needs {name} alone, or both min_{name} and max_{name}; it has {', '.join(keys)}")
+    number = int if amount.whole else int | float
+    for key in keys:
+        value = step[key]
+        if not isinstance(value, number) or isinstance(value, bool) or not amount.low <= value <= amount.high:
+            expected = "a whole number" if amount.whole else "a number"
+            raise ValueError(f"{key} in {where} must be {expected}, {amount.low:g} to {amount.high:g}; got {value!r}")
+    if len(keys) == 2 and step[keys[0]] > step[keys[1]]:
+        raise ValueError(f"{keys[0]} is above {keys[1]} in {where}: {step[keys[0]]} and {step[keys[1]]}")
+    return bool(keys)
+
+
+def _as_list(names: Any) -> list[Any]:
+    return list(names) if isinstance(names, list | tuple) else [names]
+
+
+def apply_steps(
+    waveform: np.ndarray,
+    steps: Sequence[Mapping[str, Any]],
+    rng: np.random.Generator,
+    *,
+    others: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """Return an altered copy of a clip, (n_samples,) float32, at most full scale: one step after the other.
+
+    The same generator state gives the same copy. Lists of steps that begin alike draw alike until they part, so that
+    copies made with equal seeds share their noise, as where a published system stretches the clip that it made noisy.
+
+    Parameters
+    ----------
+    waveform : (n_samples,)
+        At least one sample, 16 kHz. It is not changed.
+    steps
+        See the table above.
+    others
+        Clips that babble is mixed from, (n,) each, at any level, float or int16; only babble looks at them.
+
+    Raises
+    ------
+    ValueError
+        If a step has an unknown kind or key, or babble finds no other clip.
+
+    Examples
+    --------
+    >>> steps = [{"kind": "stretch", "rate": 0.8}, {"kind": "gain", "min_gain_db": -6, "max_gain_db": 0}]
+    >>> apply_steps(np.ones(16_000, np.float32), steps, np.random.default_rng(0)).shape
+    (20000,)
+    """
+    check_steps(steps)
+    if waveform.ndim != 1 or not len(waveform):
+        raise ValueError(f"expected a mono waveform, (n_samples,), of one sample or more, got {waveform.shape}")
+    altered = np.array(waveform, np.float32)
+    for step in steps:
+        arguments = draw_step(step, rng, len(altered), others)
+        altered = STEPS[step["kind"]].apply(altered, **arguments)
+    return limit_peak(altered)
+
+
+def draw_step(
+    step: Mapping[str, Any], rng: np.random.Generator, n_samples: int, others: Sequence[np.ndarray] = ()
+) -> dict[str, Any]:
+    """All that is random about a step on a clip of ``n_samples``, as the arguments of its kind's ``apply``."""
+    kind = STEPS[step["kind"]]
+    values: dict[str, Any] = {}
+    for name, amount in kind.amounts.items():
+        if f"min_{name}" in step:
+            low, high = step[f"min_{name}"], step[f"max_{name}"]
+            values[name] = int(rng.integers(low, high + 1)) if amount.whole else float(rng.uniform(low, high))
+        elif name in step or amount.default is not None:
+            values[name] = step.get(name, amount.default)
+    for name, allowed in kind.choices.items():
+        wanted = _as_list(step.get(name, allowed[0]))
+        values[name] = wanted[int(rng.integers(len(wanted)))] if len(wanted) > 1 else wanted[0]
+    return values if kind.draw is None else kind.draw(rng, n_samples, others, **values)
+
+
+def _draw_noise_step(
+    rng: np.random.Generator, n_samples: int, others: Any, *, rate: float = 0.0, **values: Any
+) -> dict[str, Any]:
+    white = rng.standard_normal(n_samples, dtype=np.float32)
+    return {**values, "white": white, "amplitude": rate * float(rng.uniform())}
+
+
+def _add_noise_step(
+    waveform: np.ndarray, white: np.ndarray, amplitude: float, colour: str, snr_db: float | None = None
+) -> np.ndarray:
+    noise = colour_noise(white, colour)
+    return mix_noise_by_peak(waveform, noise, amplitude) if snr_db is None else mix_noise(waveform, noise, snr_db)
+
+
+def _draw_babble(
+    rng: np.random.Generator, n_samples: int, others: Sequence[np.ndarray], *, snr_db: float, n_voices: int
+) -> dict[str, Any]:
+    if not len(others):
+        raise ValueError("babble is mixed from other clips, and there are none: pass others, or leave the step out")
+    chosen = rng.choice(len(others), size=min(n_voices, len(others)), replace=False)
+    return {"snr_db": snr_db, "voices": [_cut_voice(others[k], float(rng.uniform()), n_samples) for k in chosen]}
+
+
+def _cut_voice(clip: np.ndarray, start: float, n_samples: int) -> np.ndarray:
+    """Part of a clip, (n_samples,) float32, from a share of its length on; where it ends it begins again."""
+    if not len(clip):
+        return np.zeros(n_samples, np.float32)
+    first = int(start * len(clip))
+    repeats = -(-(first + n_samples) // len(clip))
+    return np.tile(clip, repeats)[first : first + n_samples].astype(np.float32)
+
+
+def _add_babble(waveform: np.ndarray, voices: Sequence[np.ndarray], snr_db: float) -> np.ndarray:
+    return mix_noise(waveform, mix_voices(voices), snr_db)
+
+
+def _draw_room(
+    rng: np.random.Generator, n_samples: int, others: Any, *, rt60_s: float, drr_db: float
+) -> dict[str, Any]:
+    n_tail = max(1, min(round(rt60_s * SAMPLE_RATE), n_samples))
+    return {"rt60_s": rt60_s, "drr_db": drr_db, "white": rng.standard_normal(n_tail, dtype=np.float32)}
+
+
+def _add_room(waveform: np.ndarray, white: np.ndarray, rt60_s: float, drr_db: float) -> np.ndarray:
+    return reverberate(waveform, room_response(white, rt60_s, drr_db))
+
+
+def _change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
+    changed = change_speed(waveform, factor)
+    return changed if len(changed) else waveform[:1]  # of very short clips played faster, nothing is left
+
+
+STEPS = {
+    "noise": StepKind(
+        _add_noise_step,
+        {"snr_db": Amount(-100, 100), "rate": Amount(0, 10)},
+        either=("snr_db", "rate"),
+        choices={"colour": tuple(COLOURS)},
+        draw=_draw_noise_step,
+    ),
+    "babble": StepKind(
+        _add_babble, {"snr_db": Amount(-100, 100), "n_voices": Amount(1, 100, 3, whole=True)}, draw=_draw_babble
+    ),
+    "pitch": StepKind(pitch_shift, {"semitones": Amount(-24, 24)}),
+    "stretch": StepKind(time_stretch, {"rate": Amount(0.1, 10)}),
+    "speed": StepKind(_change_speed, {"factor": Amount(0.1, 10)}),
+    "roll": StepKind(roll, {"shift_s": Amount(-600, 600)}, choices={"fill": ("wrap", "zeros")}),
+    "gain": StepKind(change_level, {"gain_db": Amount(-100, 100)}),
+    "reverb": StepKind(_add_room, {"rt60_s": Amount(0.01, 10), "drr_db": Amount(-60, 60, 0.0)}, draw=_draw_room),
+    "telephone": StepKind(telephone),
+    "codec": StepKind(transcode, {"quality": Amount(0, 1)}, choices={"codec": tuple(CODECS)}),
+    "clip": StepKind(overdrive, {"drive_db": Amount(0, 100)}),
+}
+
+
+# ---------------------------------------------------------------------------------------------- on the fly
+
+
+def augment_waveforms(
+    waveforms: Sequence[np.ndarray], rng: np.random.Generator, config: AugmentConfig
+) -> list[np.ndarray]:
+    """Return a batch's clips, each altered with the probabilities of ``config``; babble is made of the batch's others.
+
+    Only stretch changes lengths. A clip that is alone in its batch gets no babble. Where nothing is on, the same
+    arrays come back and nothing is drawn.
+
+    Parameters
+    ----------
+    waveforms
+        (n_samples,) float32 each, 16 kHz; they are not changed.
+    """
+    steps = config.waveform_steps()
+    altered = []
+    for row, waveform in enumerate(waveforms):
+        others = [*waveforms[:row], *waveforms[row + 1 :]]
+        chosen = [step for probability, step in steps if rng.uniform() < probability]
+        chosen = [step for step in chosen if others or step["kind"] != "babble"]
+        altered.append(apply_steps(waveform, chosen, rng, others=others) if chosen else waveform)
+    return altered
 
 
 def draw_speed(rng: np.random.Generator, config: AugmentConfig) -> float:
