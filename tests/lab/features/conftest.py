@@ -1,6 +1,10 @@
-"""librosa's answers, and what is measured against them."""
+"""librosa's answers, what is measured against them, and features as an exported graph."""
+
+import io
+import logging
 
 import numpy as np
+import onnxruntime
 import pytest
 
 SAMPLE_RATE = 16_000
@@ -59,3 +63,42 @@ def sounds(make_speech):
         "click": click,
         "tone": np.sin(2 * np.pi * 997 * times_s).astype(np.float32),
     }
+
+
+@pytest.fixture(scope="session")
+def export_features(one_thread):
+    """Function {name: module} -> function (waveform, lengths) -> {name: (features, n_valid)}, by one exported graph."""
+    torch = pytest.importorskip("torch")
+
+    class All(torch.nn.Module):
+        def __init__(self, modules):
+            super().__init__()
+            self.parts = torch.nn.ModuleList(modules)
+
+        def forward(self, waveform, lengths):
+            return tuple(tensor for part in self.parts for tensor in part(waveform, lengths))
+
+    def export(modules):
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        dims = {"batch": torch.export.Dim("batch"), "n_samples": torch.export.Dim("n_samples")}
+        program = torch.onnx.export(
+            All(modules.values()).eval(),
+            (torch.zeros(2, 16_000), torch.tensor([16_000, 8_000])),
+            dynamo=True,
+            input_names=["waveform", "lengths"],
+            dynamic_shapes={"waveform": {0: dims["batch"], 1: dims["n_samples"]}, "lengths": {0: dims["batch"]}},
+            verbose=False,
+        )
+        buffer = io.BytesIO()
+        program.save(buffer)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+
+        def run(waveform, lengths):
+            tensors = session.run(None, {"waveform": waveform, "lengths": np.array(lengths, np.int64)})
+            return dict(zip(modules, zip(tensors[::2], tensors[1::2], strict=True), strict=True))
+
+        return run
+
+    return export

@@ -1,7 +1,8 @@
 """One number per frame, and a few: zero crossings, energy, and the shape of the spectrum.
 
 Each agrees with the function of librosa 0.11 of the same name, to the tolerance that its docstring states. Those of the
-spectrum take its magnitude, as librosa's do, and 0 for a frame without any sound but where stated.
+spectrum take its magnitude, as librosa's do. They are 0 for a frame without sound but where stated; sound below
+1e-18 of full scale, whose power is 0 in single precision, is none.
 """
 
 import numpy as np
@@ -224,7 +225,7 @@ class PolyFeatures(_SpectrumShape):
     ----------
     librosa 0.11 ``feature.poly_features``, 1e-4 of each row's largest value up to order 9, for voices and noise. That
     fit is ill-conditioned, so its pseudo-inverse is worked out in double precision, once. Coefficients that are 0 but
-    for rounding, as those of a click, have no such tolerance: there the curve agrees, to 1e-4 of its largest value.
+    for rounding, as most of a click's, have no such tolerance.
     """
 
     label = "poly"
