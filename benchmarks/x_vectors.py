@@ -9,6 +9,7 @@ and on the training speakers of ``crema-d-speaker`` fold 0, measured on speakers
 - ``eer_same_sex``: the same, and the other speaker has the same sex
 - ``nearest``: share of held-out clips whose nearest clip is of the same speaker; it is sought among the training
   clips where the speakers are known, else among the other held-out clips
+- ``fit_s``: processor seconds of the training
 """
 
 import argparse
@@ -77,10 +78,10 @@ def run(protocol, utterances, waveforms, options, seed):
     speaker = np.unique([utterance.speaker_id for utterance in utterances], return_inverse=True)[1]
     sex = np.array([utterance.sex for utterance in utterances])
     module = XVector(**options)
-    started = time.perf_counter()
+    started = time.process_time()
     module.fit_to(waveforms.select(split.train).clips, speaker[split.train], seed=seed,
                   on_epoch=lambda done, n, scores: print(f"  epoch {done}/{n}", scores, flush=True))  # fmt: skip
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     train = embed(module, waveforms.select(split.train).clips)
     test = embed(module, waveforms.select(held_out).clips)
     train, test = ((part - train.mean(axis=0)) for part in (train, test))

@@ -21,6 +21,7 @@ from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
 from undertone.lab.features.shape import RMS, Bandwidth, Centroid, Flatness, PolyFeatures, Rolloff, ZeroCrossingRate
 from undertone.lab.features.spectral import LogMel, Mel, PowerSpectrum, SpectralFeature, mel_filters
+from undertone.lab.features.xvector import XVector
 
 FEATURES: dict[str, type[Feature]] = {
     "bandwidth": Bandwidth,
@@ -39,6 +40,7 @@ FEATURES: dict[str, type[Feature]] = {
     "rms": RMS,
     "rolloff": Rolloff,
     "stack": Stack,
+    "x-vector": XVector,
     "zcr": ZeroCrossingRate,
 }
 
@@ -93,6 +95,7 @@ __all__ = [
     "Rolloff",
     "SpectralFeature",
     "Stack",
+    "XVector",
     "ZeroCrossingRate",
     "build_features",
     "delta",

@@ -7,7 +7,7 @@ clips with a network that has heard these speakers gives the answer away.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from torch.nn import functional as F
 from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.resample import Resample
-from undertone.lab.features.spectral import LogMel, PowerSpectrum
+from undertone.lab.features.spectral import PowerSpectrum, SpectralFeature
 from undertone.lab.features.torch_zip import CheckpointError, read_tensors
 
 CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # kernel and dilation per layer, in frames
 N_FFT, HOP_LENGTH = 400, 160  # samples at 16 kHz: 25 ms, 10 ms
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
+TOP_DB = 80.0
 FULL_SCALE = 32_768  # int16
 
 # Training
@@ -38,7 +39,7 @@ LR = 2e-3
 WEIGHTS = ("embedding_model.safetensors", "embedding_model.ckpt")  # the first that is there
 
 
-class FilterBank(LogMel):
+class FilterBank(SpectralFeature):
     """Log-mel in dB of a Hamming-windowed spectrum, each band's mean over the clip taken off.
 
     References
@@ -46,12 +47,15 @@ class FilterBank(LogMel):
     SpeechBrain 1.0 ``lobes.features.Fbank`` and ``InputNormalization(norm_type="sentence", std_norm=False)``.
     """
 
+    filters: Tensor
+
     label = "filter_bank"
 
     def __init__(self, n_mels: int = 24):
-        super().__init__(n_mels, N_FFT, N_FFT, HOP_LENGTH)
+        super().__init__(N_FFT, N_FFT, HOP_LENGTH, SAMPLE_RATE)
         self.power = PowerSpectrum(N_FFT, N_FFT, HOP_LENGTH, window="hamming")
-        self.filters.copy_(htk_filters(n_mels))
+        self.n_features = n_mels
+        self.register_buffer("filters", htk_filters(n_mels), persistent=False)  # (n_mels, F)
 
     def mel_power(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Mel power, (batch, n_mels, n_frames), and valid frames per row: what training mixes noise into."""
@@ -59,9 +63,9 @@ class FilterBank(LogMel):
         return self.filters @ power, n_valid
 
     def from_mel_power(self, mel: Tensor, n_valid: Tensor) -> Tensor:
-        """Decibels, at most 80 below the loudest band, less each band's mean over the valid frames."""
-        decibels = 10 * mel.clamp_min(self.floor).log10()
-        decibels = torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - 80.0)
+        """Decibels, at most ``TOP_DB`` below the loudest band, less each band's mean over the valid frames."""
+        decibels = 10 * mel.clamp_min(1e-10).log10()
+        decibels = torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - TOP_DB)
         mask = frame_mask(n_valid, mel.shape[2])[:, None]  # (B, 1, T)
         mean = (decibels * mask).sum(dim=2, keepdim=True) / n_valid[:, None, None]
         return (decibels - mean) * mask
@@ -133,10 +137,10 @@ class TDNN(nn.Module):
         return self.segment(self._pool(frames.float(), n_valid))
 
     def _pool(self, frames: Tensor, n_valid: Tensor) -> Tensor:
-        mask = frame_mask(n_valid, frames.shape[2])[:, None]  # (B, 1, T)
+        mask = frame_mask(n_valid, frames.shape[2])[:, :, None]  # (B, T, 1)
         n = n_valid[:, None]
-        mean = (frames * mask).sum(dim=2) / n  # (B, C)
-        variance = ((frames - mean[:, :, None]).square() * mask).sum(dim=2) / (n - 1).clamp_min(1)
+        mean = (frames @ mask)[:, :, 0] / n  # (B, C)
+        variance = ((frames - mean[:, :, None]).square() @ mask)[:, :, 0] / (n - 1).clamp_min(1)
         return torch.cat([mean, variance.clamp_min(1e-12).sqrt() + 1e-5], dim=1)
 
 
@@ -153,8 +157,8 @@ class XVector(Feature):
         a processor trains in minutes; with ``pretrained``, the published 512 and 1500.
     n_embedding
         Size of the vector.
-    epochs
-        Passes of :meth:`fit_to` through the clips.
+    epochs, min_steps
+        Passes of :meth:`fit_to` through the clips; of a small corpus as many more as make ``min_steps`` batches.
     pretrained
         ``"speechbrain/spkrec-xvect-voxceleb"`` or another model of that layout on the Hugging Face hub, or a folder
         with its files. :meth:`fit_to` then loads it and trains nothing.
@@ -171,14 +175,15 @@ class XVector(Feature):
     is_fitted: Tensor
 
     def __init__(self, n_mels: int = 24, width: int | None = None, n_pooled: int | None = None, n_embedding: int = 512,
-                 *, epochs: int = 8, pretrained: str = "", sample_rate: int = SAMPLE_RATE):  # fmt: skip
+                 *, epochs: int = 8, min_steps: int = 300, pretrained: str = "",
+                 sample_rate: int = SAMPLE_RATE):  # fmt: skip
         super().__init__()
         width = width or (512 if pretrained else 256)
         n_pooled = n_pooled or (1500 if pretrained else 768)
-        if min(n_mels, width, n_pooled, n_embedding, epochs) < 1:
-            raise ValueError("n_mels, width, n_pooled, n_embedding and epochs must be positive")
-        self.n_features, self.epochs, self.pretrained = n_embedding, epochs, pretrained
-        self.sample_rate = sample_rate
+        if min(n_mels, width, n_pooled, n_embedding, epochs, min_steps) < 1:
+            raise ValueError("n_mels, width, n_pooled, n_embedding, epochs and min_steps must be positive")
+        self.epochs, self.min_steps, self.pretrained = epochs, min_steps, pretrained
+        self.n_features, self.sample_rate = n_embedding, sample_rate
         self.resample = None if sample_rate == SAMPLE_RATE else Resample(sample_rate, SAMPLE_RATE)
         self.bank = FilterBank(n_mels)
         self.network = TDNN(n_mels, width, n_pooled, n_embedding)
@@ -240,7 +245,8 @@ class XVector(Feature):
         if len(names) < 2:
             raise ValueError(f"x-vectors are trained to tell speakers apart: two are needed, got {len(names)}")
         power = self._mel_powers([clips[row] for row in heard])
-        _train(self.network, self.bank, power, target, seed=seed, epochs=self.epochs, on_epoch=on_epoch)
+        epochs = max(self.epochs, -(-self.min_steps // _n_batches(len(power))))
+        _train(self.network, self.bank, power, target, seed=seed, epochs=epochs, on_epoch=on_epoch)
         self.is_fitted.fill_(True)
 
     def load_pretrained(self, source: str | Path) -> None:
@@ -287,8 +293,7 @@ def _train(network: TDNN, bank: FilterBank, power: list[Tensor], target: np.ndar
     head.to(device)
     network.requires_grad_(True).train()
     optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], lr=LR)
-    n_batches = len(list(_batches(len(power), np.random.default_rng(0))))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, epochs * n_batches + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, epochs=epochs, steps_per_epoch=_n_batches(len(power)))
     for epoch in range(epochs):
         sums = np.zeros(2)
         for rows in _batches(len(power), rng):
@@ -314,9 +319,13 @@ def _draw_weights(network: nn.Module) -> None:
             module.reset_parameters()
 
 
-def _batches(n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _n_batches(n: int) -> int:
+    return max(1, round(n / BATCH_SIZE))
+
+
+def _batches(n: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Shuffled rows in batches; what is left over is spread over them, since batch norm needs several rows."""
-    yield from np.array_split(rng.permutation(n), max(1, round(n / BATCH_SIZE)))
+    return np.array_split(rng.permutation(n), _n_batches(n))
 
 
 def _autocast(device: torch.device):
@@ -385,7 +394,7 @@ def _download(name: str) -> Path:
     if not 0 < name.find("/") == name.rfind("/") < len(name) - 1:  # OWNER/MODEL
         raise CheckpointError(f"there is no folder {name}, and a model of the hub is named like 'speechbrain/...'")
     try:
-        import huggingface_hub
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CheckpointError(
             f"huggingface_hub fetches {name} but is not installed; run: pip install 'undertone[ssl]', "
