@@ -70,7 +70,7 @@ def make_recipe(one_thread):
             key: {**value, **sections.get(key, {})} if isinstance(value, dict) else sections.get(key, value)
             for key, value in TINY_RECIPE.items()
         }
-        return parse_recipe(values)
+        return parse_recipe({**sections, **values})
 
     return make
 

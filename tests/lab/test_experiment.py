@@ -293,3 +293,67 @@ def test_nothing_to_score_is_an_error_that_says_why(model, ravdess_root, tmp_pat
 def test_clean_takes_any_list_of_utterances(ravdess_root, tmp_path):
     some = load(ravdess_root)[:10]
     assert clean(some, cache_dir=tmp_path).utterances == tuple(some)
+
+
+# ---- altered copies ----
+
+COPIES = [
+    {"name": "noise", "steps": [{"kind": "noise", "rate": 0.1}]},
+    {"name": "noise-slow", "steps": [{"kind": "noise", "rate": 0.1}, {"kind": "stretch", "rate": 0.8}]},
+]
+
+
+@pytest.fixture(scope="module")
+def copied(ravdess_root, make_recipe, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return load_dataset(ravdess_root, ["ravdess"], recipe=make_recipe(copies=COPIES), cache_dir=cache), cache
+
+
+def test_copies_carry_their_clip(copied):
+    dataset, _ = copied
+    n = len(dataset.utterances) // 3
+    for name, part in (("noise", dataset.utterances[n : 2 * n]), ("noise-slow", dataset.utterances[2 * n :])):
+        for clip, copy in zip(dataset.utterances[:n], part, strict=True):
+            assert (copy.source_id, copy.utterance_id) == (clip.utterance_id, f"{clip.utterance_id}#{name}")
+            assert (copy.speaker_id, copy.emotion, copy.sex) == (clip.speaker_id, clip.emotion, clip.sex)
+    lengths = dataset.waveforms.n_samples.reshape(3, n)
+    assert (lengths[0] == lengths[1]).all()
+    np.testing.assert_allclose(lengths[2], lengths[0] / 0.8, atol=1)
+    assert len(set(dataset.waveforms.digests)) == 3 * n
+
+
+def test_copies_do_not_depend_on_the_rest_of_the_list_and_are_made_once(copied, ravdess_root, make_recipe, monkeypatch):
+    dataset, cache = copied
+    recipe = make_recipe(copies=COPIES)
+    clean_set = load_dataset(ravdess_root, ["ravdess"], cache_dir=cache)
+    half = experiment.Dataset(clean_set.utterances[:40], clean_set.waveforms.select(range(40)), (), {})
+    again = experiment.add_copies(half, recipe, cache_dir=cache)
+    n = len(clean_set.utterances)
+    assert again.waveforms.digests[40:80] == dataset.waveforms.digests[n : n + 40]
+    monkeypatch.setattr(experiment, "apply_steps", lambda *_, **__: pytest.fail("made twice"))
+    assert experiment.add_copies(half, recipe, cache_dir=cache).waveforms.digests == again.waveforms.digests
+
+
+def test_copies_are_for_training_where_speakers_are_kept_apart(copied, make_recipe, tmp_path):
+    dataset, _ = copied
+    recipe = make_recipe(copies=COPIES, training={"epochs": 1, "batch_size": 48})
+    result = run_fold(dataset, "ravdess-speaker", recipe, 0, tmp_path, accelerator="cpu")
+    assert not [clip["id"] for clip in result["test"] if "#" in clip["id"]]
+    assert not [clip for clip in result["dev"] if "#" in clip]
+    counts = result["audit"]["counts"]
+    assert counts["train"]["rows"] == 3 * (len(dataset.utterances) // 3 - counts["dev"]["rows"] - counts["test"]["rows"])
+    assert not result["audit"]["leaks"]
+    heard = result["train_corpora"]["ravdess"]
+    assert heard["n_utterances"] == counts["train"]["rows"] // 3
+
+
+def test_a_copy_that_cannot_be_made_is_a_recipe_error(make_recipe):
+    from undertone.lab.recipes import RecipeError
+
+    for copies, message in (
+        ([{"name": "a", "steps": [{"kind": "echo"}]}], r"\[\[copies\]\] a: step 1 needs a kind out of"),
+        ([{"name": "a", "steps": []}, {"name": "a", "steps": []}], "needs a name of its own"),
+        ([{"name": "a", "step": []}], "unknown key 'step'"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            make_recipe(copies=copies)

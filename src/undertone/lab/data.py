@@ -127,8 +127,9 @@ def copy_utterances(
     name
         Word that follows the clip's name and ``#`` in the copy's ``utterance_id``.
     alter
-        Function (waveform, rng, others) -> waveform. Its generator follows from the clip's audio and ``name`` alone,
-        so that a copy is the same whatever else is in the list; ``others`` are clips of the same speaker.
+        Function (waveform, rng, others) -> waveform. Its generator follows from the clip's audio alone: a copy is the
+        same whatever else is in the list, and copies that begin with the same noise share it. ``others`` are clips
+        of the same speaker.
     key
         What ``alter`` does, in words that change when it does.
     """
@@ -141,10 +142,10 @@ def copy_utterances(
         speakers.setdefault(utterance.speaker_id, []).append(row)
 
     def make(row: int) -> tuple[np.ndarray, str]:
-        rng = np.random.default_rng(list(hashlib.sha256(f"{waveforms.digests[row]} {name}".encode()).digest()))
-        own = speakers[utterances[row].speaker_id]
-        others = [to_float(waveforms.clips[own[k]]) for k in rng.integers(0, len(own), 8) if own[k] != row]
-        return to_int16(alter(to_float(waveforms.clips[row]), rng, others)), ""
+        seed, own = int(waveforms.digests[row], 16), speakers[utterances[row].speaker_id]
+        picked = np.random.default_rng([seed, 1]).integers(0, len(own), 8)  # apart: it draws by how many there are
+        others = [to_float(waveforms.clips[own[k]]) for k in picked if own[k] != row]
+        return to_int16(alter(to_float(waveforms.clips[row]), np.random.default_rng(seed), others)), ""
 
     if not stored.with_suffix(".json").exists():
         report = None if progress is None else lambda done: progress(done, len(utterances))

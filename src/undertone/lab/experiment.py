@@ -24,6 +24,7 @@ import torch
 
 from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
 from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
+from undertone.lab.augment import apply_steps
 from undertone.lab.data import Waveforms, copy_utterances, decode_utterances, to_int16
 from undertone.lab.evaluation import (
     CORPUS_CLASSES,
@@ -135,8 +136,6 @@ def add_copies(
         list(dataset.waveforms.digests),
     )
     for copy in recipe.copies:
-        check_steps(copy["steps"])
-
         def alter(waveform: np.ndarray, rng: np.random.Generator, others: list[np.ndarray], copy: Any = copy) -> Any:
             return apply_steps(waveform, copy["steps"], rng, others=others)
 

@@ -16,7 +16,7 @@ from typing import Any, get_origin
 
 from torch import Tensor, nn
 
-from undertone.lab.augment import AugmentConfig
+from undertone.lab.augment import AugmentConfig, check_steps
 from undertone.lab.features import FrontEnd, InputConfig, build_features
 from undertone.lab.nets import NETWORKS, Output
 
@@ -226,6 +226,7 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[features]: {error}") from error
     _check_network(recipe.network)
+    _check_copies(recipe.copies)
     return recipe
 
 
@@ -261,6 +262,19 @@ def _check_network(section: dict[str, Any]) -> None:
     parameters = [name for name in inspect.signature(NETWORKS[kind]).parameters if name not in DECIDED_BY_DATA]
     if unknown := sorted(set(section) - {"kind"} - set(parameters)):
         raise RecipeError(f"unknown key {unknown[0]!r} in [network]; {kind} takes: {', '.join(parameters)}")
+
+
+def _check_copies(copies: list[dict[str, Any]]) -> None:
+    names = [copy.get("name") for copy in copies]
+    if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+        raise RecipeError(f"each of [[copies]] needs a name of its own, got {names}")
+    for copy in copies:
+        if unknown := sorted(set(copy) - {"name", "steps"}):
+            raise RecipeError(f"unknown key {unknown[0]!r} in [[copies]]; there are: name, steps")
+        try:
+            check_steps(copy.get("steps", ()))
+        except ValueError as error:
+            raise RecipeError(f"[[copies]] {copy['name']}: {error}") from error
 
 
 class EmotionModel(nn.Module):
