@@ -23,6 +23,7 @@ from undertone.audio import SAMPLE_RATE
 from undertone.lab.corpora import CORPORA
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import softmax
+from undertone.lab.nets.keras import onnx_translations
 from undertone.lab.recipes import EmotionModel, build_model, n_parameters, parse_recipe
 from undertone.lab.training import CHECKPOINT
 from undertone.model_file import Card, TrainingCorpus, open_model, write_card
@@ -194,6 +195,7 @@ def to_onnx(exported: nn.Module) -> bytes:
             input_names=["waveform", "lengths"],
             output_names=names,
             dynamic_shapes={"waveform": {0: batch, 1: n_samples}, "lengths": {0: batch}},
+            custom_translation_table=onnx_translations(),
             verbose=False,
         )
     assert program is not None

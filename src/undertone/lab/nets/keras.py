@@ -6,6 +6,8 @@ accuracy or a wrong parameter count when it is missed.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +71,7 @@ class Recurrent(nn.Module):
         layer = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[cell]
         self.forth = layer(n_in + 1, n_out, bias=False, batch_first=True)
         self.back = layer(n_in + 1, n_out, bias=False, batch_first=True) if bidirectional else None
-        self.n_out = n_out * (1 + bidirectional)
+        self.cell, self.n_out = cell, n_out * (1 + bidirectional)
         for direction in (self.forth, self.back):
             if direction is not None:
                 _init_recurrent(direction, cell)
@@ -79,12 +81,17 @@ class Recurrent(nn.Module):
 
         What stands behind a row's ``n_valid`` frames changes no valid one; the states there mean nothing.
         """
-        sequence = F.pad(sequence, (0, 1), value=1.0)
-        forth, _ = self.forth(sequence)
+        sequence = torch.cat([sequence, torch.ones_like(sequence[:, :, :1])], dim=2)
+        forth = self._run(self.forth, sequence)
         if self.back is None:
             return forth
-        back, _ = self.back(reverse_frames(sequence, n_valid))
+        back = self._run(self.back, reverse_frames(sequence, n_valid))
         return torch.cat([forth, reverse_frames(back, n_valid)], dim=2)
+
+    def _run(self, layer: nn.RNNBase, sequence: Tensor) -> Tensor:
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+            return run_recurrent(sequence, layer.weight_ih_l0, layer.weight_hh_l0, self.cell)
+        return layer(sequence)[0]
 
     def last(self, states: Tensor, n_valid: Tensor) -> Tensor:
         """State after the whole of each row was read, (batch, n_out): the backward half's stands on frame 0."""
@@ -119,3 +126,47 @@ def _init_recurrent(layer: nn.RNNBase, cell: str) -> None:
         if cell == "lstm":
             kernel[FORGET_GATE * n_out : (FORGET_GATE + 1) * n_out, -1] = 1
         nn.init.orthogonal_(recurrent)  # of the whole (n_gates * n_out, n_out) matrix, as Keras does
+
+
+# ---------------------------------------------------------------------------------------------- export
+# torch.export unrolls recurrent layers, or takes minutes to find that it need not. An operator of our own is opaque to
+# it, and one node in the ONNX graph.
+
+ONNX_GATES = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}  # where ONNX's gates stand in torch's order
+
+
+@torch.library.custom_op("undertone::recurrent", mutates_args=())
+def run_recurrent(sequence: Tensor, kernel: Tensor, recurrent: Tensor, cell: str) -> Tensor:
+    """Hidden states, (batch, n_frames, n_out), of one layer and direction without bias, from zeros on."""
+    start = sequence.new_zeros(1, sequence.shape[0], recurrent.shape[1])
+    run = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}[cell]
+    begin = [start, start] if cell == "lstm" else start
+    return run(sequence, begin, [kernel, recurrent], False, 1, 0.0, False, False, True)[0]
+
+
+@run_recurrent.register_fake
+def _(sequence: Tensor, kernel: Tensor, recurrent: Tensor, cell: str) -> Tensor:
+    return sequence.new_empty(sequence.shape[0], sequence.shape[1], recurrent.shape[1])
+
+
+def onnx_translations() -> dict[Callable, Callable]:
+    """Return what ``torch.onnx.export`` has to know of the operators here, its ``custom_translation_table``."""
+    from onnxscript import opset18 as op  # a leaf: torch brings it in for its exporter
+
+    def translate(sequence: Any, kernel: Any, recurrent: Any, cell: str) -> Any:
+        n_out = recurrent.shape[1]
+        rows = op.Constant(value_ints=[gate * n_out + unit for gate in ONNX_GATES[cell] for unit in range(n_out)])
+
+        def in_order(weight: Any) -> Any:  # (n_gates * n_out, n) -> (1, n_gates * n_out, n)
+            return op.Unsqueeze(op.Gather(weight, rows, axis=0), [0])
+
+        arguments = op.Transpose(sequence, perm=[1, 0, 2]), in_order(kernel), in_order(recurrent)
+        if cell == "gru":
+            states, _ = op.GRU(*arguments, hidden_size=n_out, linear_before_reset=1)
+        elif cell == "lstm":
+            states, _, _ = op.LSTM(*arguments, hidden_size=n_out)
+        else:
+            states, _ = op.RNN(*arguments, hidden_size=n_out)
+        return op.Transpose(op.Squeeze(states, [1]), perm=[1, 0, 2])
+
+    return {torch.ops.undertone.recurrent.default: translate}

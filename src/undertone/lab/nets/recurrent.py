@@ -151,7 +151,8 @@ class CRNN(nn.Module):
             mask = frame_mask(n_valid, hidden.shape[3])[:, None, None]
             hidden = F.relu(stage(hidden)) * mask
             halves = number < self.time_stages
-            hidden = F.max_pool2d(hidden, (2, 2 if halves else 1), ceil_mode=True)
+            # An added band and frame instead of ceil_mode, whose sizes torch.export cannot follow.
+            hidden = F.max_pool2d(F.pad(hidden, (0, int(halves), 0, hidden.shape[2] % 2)), (2, 1 + halves))
             n_valid = (n_valid + 1) // 2 if halves else n_valid
         sequence = self.dropout(hidden.flatten(1, 2).transpose(1, 2))  # (B, T, C * F)
         embedding = self.dense(self.summary(self.recurrent(sequence, n_valid), n_valid, self.recurrent))
