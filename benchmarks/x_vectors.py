@@ -102,7 +102,7 @@ def main():
     torch.set_num_threads(1)
     utterances = load(arguments.data, ["crema-d"])
     waveforms = decode_utterances(utterances)
-    usable = [row for row in range(len(utterances)) if row not in waveforms.errors and not waveforms.is_silent[row]]
+    usable = np.flatnonzero((waveforms.n_samples > 0) & ~waveforms.is_silent)
     utterances, waveforms = [utterances[row] for row in usable], waveforms.select(usable)
     results = {}
     for protocol in arguments.protocols:

@@ -207,6 +207,11 @@ def fitted(voices):
     return fit(voices)
 
 
+@pytest.fixture(scope="module")
+def short(voices):
+    return fit(voices, min_steps=4)
+
+
 def embed(module, clips):
     waveform, lengths = pad_batch([to_float(clip) for clip in clips])
     vectors = module(torch.from_numpy(waveform), torch.from_numpy(lengths))[0][:, :, 0]
@@ -225,24 +230,19 @@ def test_learns_to_tell_speakers_apart(fitted, voices):
     assert (speaker[nearest] == speaker).mean() > 0.9
 
 
-def test_same_seed_same_weights(fitted, voices):
+def test_same_seed_same_weights(short, voices):
     torch.manual_seed(123)  # nothing outside decides
-    again = XVector(**SIZES, **SHORT)
+    again = XVector(**SIZES, epochs=4, min_steps=1)
     state, measured = torch.get_rng_state(), []
     again.fit_to(*voices(8, 1), seed=0, on_epoch=lambda *report: measured.append(report))
     assert torch.equal(torch.get_rng_state(), state)
-    assert measured == fitted[1]
+    assert measured == short[1]
     for name, value in again.state_dict().items():
-        assert torch.equal(value, fitted[0].state_dict()[name]), name
-    other, _ = fit(voices, seed=1, min_steps=1)
-    assert not torch.equal(other.network.segment.weight, again.network.segment.weight)
-
-
-def test_fitting_again_starts_afresh(fitted, voices):
-    module, _ = fit(voices, seed=1, min_steps=1)
-    module.min_steps = 40
-    module.fit_to(*voices(8, 1), seed=0)
-    assert torch.equal(module.network.segment.weight, fitted[0].network.segment.weight)
+        assert torch.equal(value, short[0].state_dict()[name]), name
+    again.fit_to(*voices(8, 1), seed=1)
+    assert not torch.equal(again.network.segment.weight, short[0].network.segment.weight)
+    again.fit_to(*voices(8, 1), seed=0)  # starts afresh, whatever it learnt before
+    assert torch.equal(again.network.segment.weight, short[0].network.segment.weight)
 
 
 def test_fitted_is_frozen(fitted):
@@ -251,11 +251,11 @@ def test_fitted_is_frozen(fitted):
     assert not any(part.training for part in module.modules())
 
 
-def test_clips_that_could_not_be_decoded_are_left_out(fitted, voices):
+def test_clips_that_could_not_be_decoded_are_left_out(short, voices):
     clips, speaker = voices(8, 1)
-    module = XVector(**SIZES, **SHORT)
+    module = XVector(**SIZES, epochs=4, min_steps=1)
     module.fit_to([np.zeros(0, np.int16), *clips], np.array([77, *speaker]), seed=0)
-    assert torch.equal(module.network.segment.weight, fitted[0].network.segment.weight)
+    assert torch.equal(module.network.segment.weight, short[0].network.segment.weight)
 
 
 def test_one_speaker_is_not_enough(voices):
@@ -282,7 +282,7 @@ def test_tells_real_speakers_apart(corpora_root):
     clips = decode_utterances([utterances[row] for row in rows]).clips
     speaker = np.repeat(np.arange(4), 30)
     is_train = np.tile(np.arange(30) < 20, 4)
-    module = XVector(width=32, n_pooled=64, n_embedding=32, epochs=10)
+    module = XVector(width=32, n_pooled=64, n_embedding=32, min_steps=80)
     module.fit_to([clips[row] for row in np.flatnonzero(is_train)], speaker[is_train], seed=0)
     vectors = embed(module, clips)
     nearest = (vectors[~is_train] @ vectors[is_train].T).argmax(dim=1).numpy()
