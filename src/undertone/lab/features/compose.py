@@ -7,6 +7,7 @@ same geometry share one transform. A vector per clip is (batch, n_values, 1).
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -306,16 +307,15 @@ class Functionals(Composite):
 
     def combine(self, outputs: Sequence[Output]) -> Output:
         """One vector per clip."""
-        vectors = [
-            torch.stack([self._compute(name, _Rows(*output, part.frames_per_second)) for name in self.statistics], 2)
-            for part, output in zip(self.members, outputs, strict=True)
-        ]  # each (B, rows, statistics)
-        vector = torch.cat([values.flatten(1) for values in vectors], dim=1)
-        return vector[:, :, None], torch.ones_like(outputs[0][1])
+        vectors = []
+        for part, output in zip(self.members, outputs, strict=True):
+            rows = _Rows(*output, part.frames_per_second)
+            vectors.append(torch.stack([_compute(name, rows) for name in self.statistics], dim=2).flatten(1))
+        return torch.cat(vectors, dim=1)[:, :, None], torch.ones_like(outputs[0][1])
 
-    @staticmethod
-    def _compute(name: str, rows: "_Rows") -> Tensor:
-        return STATISTICS[name](rows) if name in STATISTICS else rows.percentile(int(name[1:]))
+
+def _compute(name: str, rows: "_Rows") -> Tensor:
+    return STATISTICS[name](rows) if name in STATISTICS else rows.percentile(int(name[1:]))
 
 
 class _Rows:
@@ -330,57 +330,63 @@ class _Rows:
     def mean_of(self, values: Tensor) -> Tensor:
         return (values * self.valid).sum(2) / self.n
 
+    @cached_property
     def mean(self) -> Tensor:
         return self.mean_of(self.values)
 
+    @cached_property
+    def deviation(self) -> Tensor:
+        """From the mean, (batch, n_features, n_frames)."""
+        return (self.values - self.mean[:, :, None]) * self.valid
+
+    @cached_property
+    def largest(self) -> Tensor:
+        """Largest deviation; 1 where a row does not vary.
+
+        Squares are taken of shares of it: those of a faint row (mel power, high polynomial coefficients) fall below
+        single precision otherwise. No gradient: the statistics do not depend on it.
+        """
+        largest = self.deviation.detach().abs().amax(2)
+        return torch.where(largest > 0, largest, torch.ones_like(largest))
+
+    @cached_property
+    def relative_std(self) -> Tensor:
+        return root(self.mean_of((self.deviation / self.largest[:, :, None]).square()))
+
+    @cached_property
     def minimum(self) -> Tensor:
         return self.values.masked_fill(self.valid == 0, math.inf).amin(2)
 
+    @cached_property
     def maximum(self) -> Tensor:
         return self.values.masked_fill(self.valid == 0, -math.inf).amax(2)
 
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """Deviations from the mean as shares of the largest, and the largest (1 where a row does not vary).
+    @cached_property
+    def ordered(self) -> Tensor:
+        """Valid values from the smallest on, (batch, n_features, n_frames)."""
+        return self.values.masked_fill(self.valid == 0, math.inf).sort(dim=2).values
 
-        Without it the powers of a faint row (mel power, high polynomial coefficients) fall below single precision.
-        """
-        deviation = (self.values - self.mean()[:, :, None]) * self.valid
-        largest = deviation.detach().abs().amax(2)  # a constant: the statistics do not depend on it
-        largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-        return deviation / largest[:, :, None], largest
-
-    def std(self) -> Tensor:
-        deviation, largest = self.centred()
-        return root(self.mean_of(deviation.square())) * largest
-
-    def standardised_moment(self, order: int) -> Tensor:
-        """Mean of ``((x - mean) / std) ** order``; 0 where a row varies by rounding only."""
-        deviation, largest = self.centred()
-        std = root(self.mean_of(deviation.square()))
-        varies = std * largest > 1e-6 * self.mean().abs()
+    def moment(self, order: int, of_normal: float) -> Tensor:
+        """Mean of ``((x - mean) / std) ** order`` less ``of_normal``; 0 where a row varies by rounding only."""
+        std = self.relative_std * self.largest
+        varies = std > 1e-6 * self.mean.abs()
         std = torch.where(varies, std, torch.ones_like(std))
-        moment = self.mean_of((deviation / std[:, :, None]) ** order)
+        moment = self.mean_of((self.deviation / std[:, :, None]) ** order) - of_normal
         return torch.where(varies, moment, torch.zeros_like(moment))
 
-    def kurtosis(self) -> Tensor:
-        moment = self.standardised_moment(4)
-        return torch.where(moment > 0, moment - 3, moment)
-
     def percentile(self, percent: int) -> Tensor:
-        ordered = self.values.masked_fill(self.valid == 0, math.inf).sort(dim=2).values
         position = percent * (self.n_valid - 1)[:, None]  # (B, 1), in hundredths of a frame
         below = position // 100
-        share = (position - 100 * below).to(ordered.dtype) / 100
-        left = _take_frames(ordered, below)[:, :, 0]
-        right = _take_frames(ordered, torch.minimum(below + 1, self.n_valid[:, None] - 1))[:, :, 0]
+        share = (position - 100 * below).to(self.values.dtype) / 100
+        left = _take_frames(self.ordered, below)[:, :, 0]
+        right = _take_frames(self.ordered, torch.minimum(below + 1, self.n_valid[:, None] - 1))[:, :, 0]
         return left + share * (right - left)
 
     def slope(self) -> Tensor:
         frame = torch.arange(self.values.shape[2], device=self.values.device, dtype=self.values.dtype)
         time = frame[None] - (self.n - 1) / 2  # (B, T), centred on the clip
-        spread = (self.n * (self.n.square() - 1) / 12).clamp_min(1)
-        centred = (self.values - self.mean()[:, :, None]) * self.valid
-        return (centred * time[:, None]).sum(2) / spread * self.per_second
+        spread = self.n * (self.n.square() - 1) / 12  # its sum of squares: 1/2 for two frames, 0 for one
+        return (self.deviation * time[:, None]).sum(2) / spread.clamp_min(0.5) * self.per_second
 
     def mean_abs_delta(self) -> Tensor:
         steps = (self.values[:, :, 1:] - self.values[:, :, :-1]).abs() * self.valid[:, :, 1:]
@@ -389,13 +395,13 @@ class _Rows:
 
 _PERCENTILE = re.compile(r"p\d\d")
 STATISTICS: dict[str, Callable[[_Rows], Tensor]] = {
-    "mean": _Rows.mean,
-    "std": _Rows.std,
-    "min": _Rows.minimum,
-    "max": _Rows.maximum,
-    "range": lambda rows: rows.maximum() - rows.minimum(),
-    "skewness": lambda rows: rows.standardised_moment(3),
-    "kurtosis": _Rows.kurtosis,
+    "mean": lambda rows: rows.mean,
+    "std": lambda rows: rows.relative_std * rows.largest,
+    "min": lambda rows: rows.minimum,
+    "max": lambda rows: rows.maximum,
+    "range": lambda rows: rows.maximum - rows.minimum,
+    "skewness": lambda rows: rows.moment(3, 0.0),
+    "kurtosis": lambda rows: rows.moment(4, 3.0),
     "iqr": lambda rows: rows.percentile(75) - rows.percentile(25),
     "slope": _Rows.slope,
     "mean_abs_delta": _Rows.mean_abs_delta,
