@@ -10,6 +10,7 @@ References
 Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: ``onnx/onnx.proto`` (IR version 13).
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -108,6 +109,10 @@ _NODE = {4: "op_type", 5: "attribute", 7: "domain"}
 _ATTRIBUTE = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"}
 _SPARSE = {1: "tensor", 2: "tensor"}
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+# Numbers in an attribute (floats = 7, ints = 8), and the modes of tree nodes (strings = 9): a forest has millions. They
+# are skipped unread like all that is not listed, but as a run. No alternative begins like another, and nothing that has
+# matched is given back, so that the time is linear in the bytes whatever they are.
+_NUMBERS = re.compile(rb"(?:\x3d.{4}|\x40[\x80-\xff]{0,9}+[\x00-\x7f]|\x4a(?:\x0aBRANCH_LEQ|\x04LEAF))*+", re.DOTALL)
 
 
 class _Walk:
@@ -159,7 +164,7 @@ class _Walk:
                     raise OnnxError(f"it uses the operator {name!r}, which undertone does not run")
 
     def _attribute(self, span: Field, depth: int) -> None:
-        for field in self._fields(span.start, span.end):
+        for field in self._fields(span.start, span.end, skip=_NUMBERS):
             kind = _ATTRIBUTE.get(field.number)
             if kind is None or field.wire_type != _BYTES:
                 continue
@@ -178,17 +183,21 @@ class _Walk:
             ):
                 raise OnnxError("its weights are in another file; export it again as one file")
 
-    def _fields(self, start: int, end: int) -> Iterator[Field]:
-        for field in _fields(self.onnx_bytes, start, end):
+    def _fields(self, start: int, end: int, skip: re.Pattern[bytes] | None = None) -> Iterator[Field]:
+        for field in _fields(self.onnx_bytes, start, end, skip):
             self.n_fields += 1
             if self.n_fields > MAX_FIELDS:
                 raise OnnxError(f"it has more than {MAX_FIELDS:,} fields")
             yield field
 
 
-def _fields(data: bytes, position: int, end: int) -> Iterator[Field]:
-    """Fields of the message in ``data[position:end]``, in file order."""
+def _fields(data: bytes, position: int, end: int, skip: re.Pattern[bytes] | None = None) -> Iterator[Field]:
+    """Fields of the message in ``data[position:end]``, in file order, without those that ``skip`` matches as a run."""
     while position < end:
+        if skip is not None and (run := skip.match(data, position, end)):
+            position = run.end()
+            if position == end:
+                return
         key, position = _varint(data, position, end)
         number, wire_type = key >> 3, key & 7
         if key > 0xFFFFFFFF or number == 0:

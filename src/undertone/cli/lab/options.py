@@ -130,8 +130,18 @@ def default_jobs(accelerator: str) -> int:
 
 
 @contextmanager
-def decoding() -> Iterator[Callable[[int, int], None] | None]:
-    """Progress bar of decoding, on a terminal."""
+def stopping() -> Iterator[None]:
+    """End a run that was stopped by Ctrl-C with a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("stopped; give the same command again and it goes on from here")
+        raise typer.Exit(EXIT_STOPPED) from None
+
+
+@contextmanager
+def decoding(label: str = "decoding") -> Iterator[Callable[[int, int], None] | None]:
+    """Progress bar of decoding, or of what else is done clip by clip, on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -139,7 +149,7 @@ def decoding() -> Iterator[Callable[[int, int], None] | None]:
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task("", total=None, visible=False)
 
