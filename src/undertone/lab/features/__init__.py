@@ -19,6 +19,8 @@ from undertone.lab.features.cepstral import MFCC, delta, with_deltas
 from undertone.lab.features.compose import FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
+from undertone.lab.features.prosody import Loudness, Pitch, Prosody, Voice, formants
+from undertone.lab.features.prosody_functionals import ProsodyFunctionals, SpectralBalance
 from undertone.lab.features.shape import RMS, Bandwidth, Centroid, Flatness, PolyFeatures, Rolloff, ZeroCrossingRate
 from undertone.lab.features.spectral import LogMel, Mel, PowerSpectrum, SpectralFeature, mel_filters
 from undertone.lab.features.xvector import XVector
@@ -31,15 +33,21 @@ FEATURES: dict[str, type[Feature]] = {
     "functionals": Functionals,
     "group-bands": GroupBands,
     "log-mel": LogMel,
+    "loudness": Loudness,
     "mel": Mel,
     "mfcc": MFCC,
+    "pitch": Pitch,
     "poly": PolyFeatures,
     "power": PowerSpectrum,
+    "prosody": Prosody,
+    "prosody-functionals": ProsodyFunctionals,
     "ravel": Ravel,
     "resize": Resize,
     "rms": RMS,
     "rolloff": Rolloff,
+    "spectral-balance": SpectralBalance,
     "stack": Stack,
+    "voice": Voice,
     "x-vector": XVector,
     "zcr": ZeroCrossingRate,
 }
@@ -87,18 +95,25 @@ __all__ = [
     "GroupBands",
     "InputConfig",
     "LogMel",
+    "Loudness",
     "Mel",
+    "Pitch",
     "PolyFeatures",
     "PowerSpectrum",
+    "Prosody",
+    "ProsodyFunctionals",
     "Ravel",
     "Resize",
     "Rolloff",
+    "SpectralBalance",
     "SpectralFeature",
     "Stack",
+    "Voice",
     "XVector",
     "ZeroCrossingRate",
     "build_features",
     "delta",
+    "formants",
     "frame_mask",
     "mel_filters",
     "with_deltas",
