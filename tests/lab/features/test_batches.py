@@ -182,7 +182,7 @@ def test_every_named_feature_says_how_many_rows_it_gives(batch):
     [
         (lambda: PowerSpectrum(512, 600, 160), "win_length <= n_fft"),
         (lambda: PowerSpectrum(512, 400, 0), "0 < hop_length"),
-        (lambda: MFCC(n_deltas=3), "n_deltas must be 0, 1 or 2"),
+        (lambda: MFCC(n_deltas=4), "n_deltas must be 0 to 3"),
         (lambda: LogMel(scale="log10"), "scale must be 'db' or 'ln'"),
         (lambda: FrontEnd(LogMel(), normalise="speaker"), "normalise must be"),
         (lambda: PowerSpectrum()(torch.zeros(100), torch.tensor([100])), "expected waveform of shape"),

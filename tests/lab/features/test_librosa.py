@@ -78,8 +78,9 @@ def test_mel_filters_outside_the_spectrum_are_refused(range_hz):
         mel_filters(512, 40, f_min_hz=range_hz[0], f_max_hz=range_hz[1])
 
 
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("width", [3, 5, 9])
+@pytest.mark.parametrize(
+    ("order", "width"), [(order, width) for order in (1, 2, 3) for width in (3, 5, 9) if order < width]
+)
 def test_delta(order, width, rng):
     features = rng.standard_normal((5, 40)).astype(np.float32)
     ours = delta(torch.from_numpy(features)[None], torch.tensor([40]), order=order, width=width)[0]
@@ -87,7 +88,7 @@ def test_delta(order, width, rng):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("n_frames", range(1, 12))
 def test_delta_of_rows_shorter_than_the_width(n_frames, order, rng):
     """Shorter than the nine frames librosa needs: the last frame is held, alone or in a padded batch."""

@@ -26,7 +26,7 @@ class MFCC(LogMel):
     Parameters
     ----------
     n_deltas
-        0, 1 (adds the first derivative) or 2 (the second, too), stacked below the coefficients.
+        0, 1 (adds the first derivative), 2 (the second, too) or 3, stacked below the coefficients.
     only_delta
         The derivative of order ``n_deltas`` alone, (batch, n_mfcc, n_frames).
 
@@ -43,8 +43,8 @@ class MFCC(LogMel):
                  floor: float = 1e-10):  # fmt: skip
         super().__init__(n_mels, n_fft, win_length, hop_length, sample_rate=sample_rate, f_min_hz=f_min_hz,
                          f_max_hz=f_max_hz, top_db=top_db, floor=floor)  # fmt: skip
-        if not 0 <= n_deltas <= 2:
-            raise ValueError(f"n_deltas must be 0, 1 or 2, got {n_deltas}")
+        if not 0 <= n_deltas <= 3:
+            raise ValueError(f"n_deltas must be 0 to 3, got {n_deltas}")
         self.n_mfcc, self.n_deltas, self.only_delta = n_mfcc, n_deltas, only_delta
         self.n_features = n_mfcc if only_delta else n_mfcc * (1 + n_deltas)
         self.register_buffer("dct", dct_matrix(n_mfcc, n_mels), persistent=False)
@@ -53,7 +53,7 @@ class MFCC(LogMel):
     def names(self) -> list[str]:
         """``mfcc_000`` ..., ``delta_mfcc_000`` ..., ``delta2_mfcc_000`` ...."""
         orders = [self.n_deltas] if self.only_delta else range(self.n_deltas + 1)
-        prefix = ("", "delta_", "delta2_")
+        prefix = ("", "delta_", "delta2_", "delta3_")
         return [f"{prefix[order]}mfcc_{row:03d}" for order in orders for row in range(self.n_mfcc)]
 
     def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:
 
 
 def delta(features: Tensor, n_valid: Tensor, *, order: int = 1, width: int = 9) -> Tensor:
-    """Local derivative over time: the slope (order 1) or curvature (order 2) of a polynomial fitted in a window.
+    """Local derivative over time: the slope (order 1), curvature (order 2) or third derivative of a polynomial fitted in a window.
 
     Parameters
     ----------
