@@ -301,11 +301,12 @@ def apply_steps(
     check_steps(steps)
     if waveform.ndim != 1 or not len(waveform):
         raise ValueError(f"expected a mono waveform, (n_samples,), of one sample or more, got {waveform.shape}")
-    altered = np.array(waveform, np.float32)
+    altered = np.asarray(waveform, np.float32)
     for step in steps:
         arguments = draw_step(step, rng, len(altered), others)
         altered = STEPS[step["kind"]].apply(altered, **arguments)
-    return limit_peak(altered)
+    altered = limit_peak(altered)
+    return altered.copy() if np.may_share_memory(altered, waveform) else altered
 
 
 def draw_step(
