@@ -18,6 +18,7 @@ from undertone.audio import SAMPLE_RATE
 from undertone.lab.augment import (
     AugmentConfig,
     add_noise,
+    augment_waveforms,
     change_gain,
     change_speed,
     draw_masks,
@@ -125,7 +126,8 @@ def load_batches(
                 waveform = change_speed(waveform, draw_speed(rng, recipe.augment))
             start = int(rng.integers(0, max(1, len(waveform) - longest + 1)))
             waveforms.append(waveform[start : start + longest])
-        return *pad_batch(waveforms), batches[number]
+        waveforms = augment_waveforms(waveforms, rng, recipe.augment)
+        return *pad_batch([waveform[:longest] for waveform in waveforms]), batches[number]  # a stretch may lengthen
 
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(prepare, 0) if batches else None

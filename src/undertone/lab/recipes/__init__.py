@@ -245,6 +245,10 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
         return kind(**values)
     except TypeError as error:
         raise RecipeError(f"{where} is incomplete: {error}") from error
+    except RecipeError:
+        raise
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _fits(value: Any, expected: Any) -> bool:

@@ -1,0 +1,96 @@
+"""The table of results: which evaluations it plans, what it keeps of them, and what its pages say."""
+
+# ruff: noqa: E402 - imports follow the check that torch is there
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from undertone.lab import results
+from undertone.lab.recipes import Published, build_model
+from undertone.lab.results import Job, is_finished, measure_speed, plan_jobs, run_job, write_pages
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
+
+
+def test_published_protocols_come_first_and_every_system_meets_new_speakers():
+    jobs = [(job.recipe.name, job.protocol, job.folds) for job in plan_jobs(["dhavan-cnnlstm", "ragab-mel-cnn"])]
+    assert jobs == [
+        ("dhavan-cnnlstm", "crema-d-random", None),
+        ("ragab-mel-cnn", "pooled-random", None),
+        ("dhavan-cnnlstm", "crema-d-speaker", (0, 4)),
+        ("dhavan-cnnlstm", "pooled-speaker", (0, 4)),
+        ("ragab-mel-cnn", "pooled-speaker", (0, 4)),
+    ]
+
+
+def test_fewer_epochs_are_for_new_speakers_only_and_never_more():
+    jobs = plan_jobs(["ragab-mel-cnn", "undertone-small"], unseen_epochs=12)
+    epochs = {(job.recipe.name, job.protocol): job.recipe.training.epochs for job in jobs}
+    own = jobs[0].recipe.training.epochs
+    assert epochs["ragab-mel-cnn", "pooled-random"] == own > 12
+    assert epochs["ragab-mel-cnn", "pooled-speaker"] == 12
+    assert epochs["undertone-small", "pooled-speaker"] == 60  # not a published system: its own epochs stand
+
+
+def test_speed_counts_seconds_of_sound(quick_recipe):
+    clips = [np.zeros(16_000, np.int16)] * 8
+    before = torch.get_num_threads()
+    assert measure_speed(build_model(quick_recipe, 3), clips) > 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.fixture(scope="module")
+def measured(ravdess_root, quick_recipe, tmp_path_factory):
+    """A published system's two evaluations, on made-up clips: (folder of files, recipe)."""
+    folder = tmp_path_factory.mktemp("table")
+    published = Published("https://example.org/system", "ravdess-speaker", 0.9, note="Theirs is made up.")
+    recipe = replace(quick_recipe, published=published)
+    job = Job(recipe, "ravdess-speaker", (0, 1))
+    assert not is_finished(folder / "runs", job)
+    path = run_job(ravdess_root, job, folder / "runs", folder / "results", accelerator="cpu",
+                   cache_dir=folder / "cache")  # fmt: skip
+    assert is_finished(folder / "runs", job)
+    return path, recipe
+
+
+def test_a_row_keeps_what_was_measured(measured):
+    path, recipe = measured
+    row = json.loads(path.read_text())
+    report = json.loads(next((path.parents[1] / "runs").rglob("report.json")).read_text())
+    assert row["scores"]["uar"] == pytest.approx(report["scores"]["uar"])
+    assert row["command"] == "undertone lab evaluate ravdess-speaker tiny --data ROOT --folds 0,1"
+    assert (row["recipe_hash"], row["n_epochs"], row["leaks"]) == (recipe.hash, [1, 1], {})
+    assert row["times_real_time"] > 0
+    assert sorted(p.name for p in path.parent.glob("*.svg")) == [
+        "tiny--ravdess-speaker-confusion.svg",
+        "tiny--ravdess-speaker-learning.svg",
+    ]
+
+
+def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
+    path, recipe = measured
+    row = json.loads(path.read_text())
+    folder = tmp_path / "results"
+    folder.mkdir()
+    claimed = row["scores"] | {"war": 0.85}
+    own = row | {"scores": claimed, "leaks": {"speaker": [64, 64], "copy": [60, 64]}, "banner": "This split leaks."}
+    unseen = row | {"protocol": "pooled-speaker", "scores": row["scores"] | {"war": 0.35, "uar": 0.3}}
+    (folder / "tiny--ravdess-speaker.json").write_text(json.dumps(own))
+    (folder / "tiny--pooled-speaker.json").write_text(json.dumps(unseen))
+    monkeypatch.setattr(results, "load_recipe", lambda _: recipe)
+    write_pages(folder, tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert "| [tiny](results/tiny.md) | 90.0 | 85.0 | 35.0 | 30.0 [" in page
+    assert "| -50.0 |" in page
+    assert "speakers: 100 % of test rows; copies of the clip: 94 % of test rows" in page
+    assert "accuracy falls by 50 points" in page
+    assert "- `tiny`: -5.0 points, NOT reached. Theirs is made up." in page
+    detail = (folder / "tiny.md").read_text()
+    assert "undertone lab evaluate ravdess-speaker tiny" in detail
+    assert "| anger |" in detail
+    assert "This split leaks." in detail
+    assert "(tiny--ravdess-speaker-learning.svg)" in detail
