@@ -45,9 +45,11 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
 
 
 def max_pool_same(hidden: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """Largest of each window, (batch, channels, ceil(n / stride)): Keras's ``MaxPooling1D(padding="same")``."""
-    padding = same_padding(hidden.shape[2], kernel_size, stride)
-    return F.max_pool1d(F.pad(hidden, padding, value=-math.inf), kernel_size, stride)
+    """Largest of each window, (batch, channels, 1, ceil(n / stride)): Keras's ``MaxPooling1D(padding="same")``."""
+    n = hidden.shape[3]
+    before, _ = same_padding(n, kernel_size, stride)  # what is missing behind is ceil_mode's
+    pooled = F.max_pool2d(hidden, (1, kernel_size), (1, stride), padding=(0, before), ceil_mode=True)
+    return pooled[..., : -(-n // stride)]
 
 
 class Recurrent(nn.Module):
