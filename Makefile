@@ -5,13 +5,14 @@
 #   make test                  all tests; those on real corpora run when the corpora are there
 #
 # Variables: PYTHON (an interpreter, 3.11 to 3.13), TORCH (what pip installs as torch; may carry --index-url),
-# TESTS (arguments for pytest), UNDERTONE_DATA (the folder that holds RAVDESS, CREMA-D, ...).
+# TESTS (arguments for pytest), UNDERTONE_DATA (the folder that holds RAVDESS, CREMA-D, ...),
+# UNSEEN_EPOCHS (the most epochs of a run on new speakers in the table).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint style types imports docs wheel base readme clean
+.PHONY: help demo test lint style types imports docs wheel base readme table clean
 
 VENV := .venv
 DEMO_VENV := .venv-demo
@@ -79,6 +80,11 @@ base: wheel ## the wheel alone in a clean environment: no torch, the command wor
 
 readme: $(VENV)/installed ## fill the generated parts of README and docs from the shipped model's card
 	@$(VENV)/bin/python scripts/update_readme.py
+
+# What is finished is read back from runs/, so this can be stopped and gone on with at any moment.
+UNSEEN_EPOCHS ?= 20
+table: $(VENV)/installed ## docs/results.md: every published system, under its own protocol and on new speakers (days)
+	@$(VENV)/bin/undertone lab table --unseen-epochs $(UNSEEN_EPOCHS) --out docs/results.md
 
 clean: ## remove the environments and everything built
 	@rm -rf $(VENV) $(DEMO_VENV) build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
