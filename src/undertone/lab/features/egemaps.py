@@ -89,7 +89,7 @@ def _compute(feature_set: str, waveform: np.ndarray, sample_rate: int) -> np.nda
 @lru_cache(maxsize=2)
 def _extractor(feature_set: str) -> Any:
     try:
-        import opensmile
+        import opensmile  # pyright: ignore[reportMissingImports] - an extra that the checks do without
     except ImportError as error:
         raise ImportError(
             f"{feature_set} needs 'opensmile', which is not installed; run: pip install 'undertone[egemaps]'"
