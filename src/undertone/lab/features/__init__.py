@@ -19,6 +19,7 @@ from undertone.lab.features.cepstral import MFCC, delta, with_deltas
 from undertone.lab.features.compose import FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
+from undertone.lab.features.harmonic import Chroma, Harmonic, Percussive, SpectralContrast, Tonnetz
 from undertone.lab.features.prosody import Loudness, Pitch, Prosody, Voice, formants
 from undertone.lab.features.prosody_functionals import ProsodyFunctionals, SpectralBalance
 from undertone.lab.features.shape import RMS, Bandwidth, Centroid, Flatness, PolyFeatures, Rolloff, ZeroCrossingRate
@@ -28,14 +29,17 @@ from undertone.lab.features.xvector import XVector
 FEATURES: dict[str, type[Feature]] = {
     "bandwidth": Bandwidth,
     "centroid": Centroid,
+    "chroma": Chroma,
     "fixed-frames": FixedFrames,
     "flatness": Flatness,
     "functionals": Functionals,
     "group-bands": GroupBands,
+    "harmonic": Harmonic,
     "log-mel": LogMel,
     "loudness": Loudness,
     "mel": Mel,
     "mfcc": MFCC,
+    "percussive": Percussive,
     "pitch": Pitch,
     "poly": PolyFeatures,
     "power": PowerSpectrum,
@@ -46,7 +50,9 @@ FEATURES: dict[str, type[Feature]] = {
     "rms": RMS,
     "rolloff": Rolloff,
     "spectral-balance": SpectralBalance,
+    "spectral-contrast": SpectralContrast,
     "stack": Stack,
+    "tonnetz": Tonnetz,
     "voice": Voice,
     "x-vector": XVector,
     "zcr": ZeroCrossingRate,
@@ -87,16 +93,19 @@ __all__ = [
     "RMS",
     "Bandwidth",
     "Centroid",
+    "Chroma",
     "Feature",
     "FixedFrames",
     "Flatness",
     "FrontEnd",
     "Functionals",
     "GroupBands",
+    "Harmonic",
     "InputConfig",
     "LogMel",
     "Loudness",
     "Mel",
+    "Percussive",
     "Pitch",
     "PolyFeatures",
     "PowerSpectrum",
@@ -106,8 +115,10 @@ __all__ = [
     "Resize",
     "Rolloff",
     "SpectralBalance",
+    "SpectralContrast",
     "SpectralFeature",
     "Stack",
+    "Tonnetz",
     "Voice",
     "XVector",
     "ZeroCrossingRate",

@@ -1,0 +1,422 @@
+"""Chroma, spectral contrast, tonal centroids and harmonic-percussive separation, all from one power spectrum.
+
+Each module agrees with librosa 0.11 to the tolerance that its docstring states (see ``tests/lab/features``). A band's
+extremes and a window's median are picked by comparisons alone: no value is rounded on the way.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undertone.audio import SAMPLE_RATE
+from undertone.lab.features.feature import frame_mask
+from undertone.lab.features.spectral import SpectralFeature
+
+A0_HZ = 27.5
+C1_HZ = A0_HZ * 2 ** (3 / 12)
+N_OCTAVES = 7  # from C1, as librosa's constant-Q chroma
+CENTRE_OCTAVE, OCTAVE_WIDTH = 5.0, 2.0  # above A0; chroma weighs bins by a Gaussian around 880 Hz
+PITCH_MIN_HZ, PITCH_MAX_HZ = 150.0, 4_000.0  # where peaks tell the tuning
+PEAK_SHARE = 0.1  # of a frame's largest bin: what is below is no peak
+TUNING_STEPS = 100  # per chroma bin
+MIN_DB, TOP_DB = -100.0, 80.0  # power_to_db's amin = 1e-10 and its range below the largest value
+TINY = torch.finfo(torch.float32).tiny
+
+
+class Chroma(SpectralFeature):
+    """Energy of each pitch class, (batch, n_chroma, n_frames), in [0, 1]: a frame's largest is 1, a silent one 0.
+
+    Parameters
+    ----------
+    n_chroma
+        Pitch classes of an octave; row 0 is C.
+    tuning
+        How far the clip is from A = 440 Hz, in chroma bins; None estimates it for each clip, as librosa does.
+
+    References
+    ----------
+    librosa 0.11 ``feature.chroma_stft``: 1e-4 at a given ``tuning``. The estimate is a histogram's peak, which rounding
+    can move where two bins are level: it was librosa's own for all but TUNED of 400 clips of four corpora.
+    """
+
+    label = "chroma"
+
+    def __init__(self, n_chroma: int = 12, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,
+                 tuning: float | None = None, sample_rate: int = SAMPLE_RATE):  # fmt: skip
+        super().__init__(n_fft, win_length, hop_length, sample_rate)
+        if n_chroma < 1:
+            raise ValueError(f"n_chroma must be at least 1, got {n_chroma}")
+        self.n_chroma = self.n_features = n_chroma
+        self.tuning = tuning
+        position, width = _chroma_positions(n_fft, n_chroma, sample_rate)
+        self.register_buffer("position", torch.from_numpy(position).float(), persistent=False)  # (K,), chroma bins
+        self.register_buffer("width", torch.from_numpy(width).float(), persistent=False)  # (K,), chroma bins
+        self.register_buffer("filters", self._tuned_filters(torch.tensor([tuning or 0.0])), persistent=False)
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Chroma, (batch, n_chroma, n_frames)."""
+        filters = self.filters if self.tuning is not None else self._tuned_filters(self.estimate_tuning(power))
+        chroma = filters @ power
+        largest = chroma.amax(dim=1, keepdim=True)
+        return chroma / torch.where(largest < TINY, torch.ones_like(largest), largest)
+
+    def estimate_tuning(self, power: Tensor) -> Tensor:
+        """Deviation from A = 440 Hz in chroma bins, (batch,), in [-0.5, 0.5): where most of the loud peaks are."""
+        hz_per_bin = self.power.sample_rate / self.power.n_fft
+        first = math.ceil(PITCH_MIN_HZ / hz_per_bin)
+        last = math.ceil(min(PITCH_MAX_HZ, self.power.sample_rate / 2) / hz_per_bin)  # not included
+        power = power.detach()
+        below, here, above = power[:, first - 1 : last - 1], power[:, first:last], power[:, first + 1 : last + 1]
+        is_peak = (here > PEAK_SHARE * power.amax(dim=1, keepdim=True)) & (here > below) & (here >= above)
+        # The parabola through the three points: its top is at most half a bin away.
+        slope, bend = (above - below) / 2, above + below - 2 * here
+        shift = torch.where(slope.abs() < bend.abs(), -slope / torch.where(is_peak, bend, -torch.ones_like(bend)), 0.0)
+        height = here + slope * shift / 2
+        is_loud = is_peak & (height >= _masked_median(height.flatten(1), is_peak.flatten(1))[:, None, None])
+        frequency = torch.arange(first, last, device=power.device)[:, None] + shift  # in bins
+        pitch = self.n_chroma * torch.log2(torch.where(is_loud, frequency * (hz_per_bin / A0_HZ), 1.0))
+        offset = pitch - (pitch + 0.5).floor()  # [-0.5, 0.5)
+        step = ((offset + 0.5) * TUNING_STEPS).long().clamp(0, TUNING_STEPS - 1)
+        count = power.new_zeros(power.shape[0], TUNING_STEPS)
+        count = count.scatter_add(1, step.flatten(1), is_loud.flatten(1).float())
+        tuning = count.argmax(dim=1) / TUNING_STEPS - 0.5
+        return torch.where(count.amax(dim=1) > 0, tuning, 0.0)  # no peaks, no tuning
+
+    def _tuned_filters(self, tuning: Tensor) -> Tensor:
+        """Weight of each Fourier bin in each pitch class, (batch, n_chroma, n_bins), for tunings (batch,)."""
+        n = self.n_chroma
+        position = self.position - tuning[:, None, None]  # (B, 1, K)
+        distance = position - torch.arange(n, device=tuning.device)[:, None] + round(n / 2)
+        distance = distance - n * (distance / n).floor() - round(n / 2)  # (B, n, K), around the octave
+        weight = torch.exp(-2 * (distance / self.width).square())
+        weight = weight / weight.square().sum(dim=1, keepdim=True).sqrt()
+        weight = weight * torch.exp(-0.5 * ((position / n - CENTRE_OCTAVE) / OCTAVE_WIDTH).square())
+        return torch.cat([weight[:, 3 * (n // 12) :], weight[:, : 3 * (n // 12)]], dim=1)  # from A to C
+
+
+def _chroma_positions(n_fft: int, n_chroma: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Place above A0 and width of each Fourier bin, both (n_bins,), in chroma bins; 0 Hz is put 1.5 octaves down."""
+    frequency_hz = np.arange(1, n_fft) * sample_rate / n_fft
+    position = n_chroma * np.log2(frequency_hz / A0_HZ)
+    position = np.concatenate([[position[0] - 1.5 * n_chroma], position])
+    width = np.maximum(np.diff(position, append=position[-1]), 1.0)
+    return position[: n_fft // 2 + 1], width[: n_fft // 2 + 1]
+
+
+def _masked_median(values: Tensor, mask: Tensor) -> Tensor:
+    """Median of the masked values of each row (batch, n), (batch,); of an even number the mean of the middle two."""
+    n = mask.sum(dim=1, keepdim=True)
+    values = torch.where(mask, values, torch.inf).sort(dim=1).values
+    middle = torch.cat([(n - 1).clamp_min(0) // 2, n // 2], dim=1)
+    return values.gather(1, middle).mean(dim=1)
+
+
+class SpectralContrast(SpectralFeature):
+    """Peaks over valleys of octave bands in dB, (batch, n_bands + 1, n_frames): high for voices, low for noise.
+
+    Parameters
+    ----------
+    n_bands
+        Octaves above ``f_min_hz``; one more row for what is below.
+    f_min_hz
+        Upper edge of the lowest band.
+    quantile
+        Share of a band's bins, at least one, whose mean magnitude is its peak, and likewise its valley.
+
+    floor
+        Share of a frame's largest magnitude to which lower ones are raised: below it single precision rounds.
+
+    References
+    ----------
+    librosa 0.11 ``feature.spectral_contrast``, on magnitudes: CONTRAST.
+    """
+
+    label = "spectral_contrast"
+
+    def __init__(self, n_bands: int = 6, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,
+                 f_min_hz: float = 200.0, quantile: float = 0.02, floor: float = 1e-6,
+                 sample_rate: int = SAMPLE_RATE):  # fmt: skip
+        super().__init__(n_fft, win_length, hop_length, sample_rate)
+        if not 0 < quantile < 0.5:
+            raise ValueError(f"quantile must be between 0 and 0.5, got {quantile}")
+        self.n_features = n_bands + 1
+        self.floor = floor
+        self.bands = _octave_bands(n_bands, n_fft, f_min_hz, quantile, sample_rate)
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Contrast in dB, (batch, n_bands + 1, n_frames), zero behind the valid frames."""
+        peaks, valleys = [], []
+        for first, last, n_picked in self.bands:
+            band = power[:, first:last]
+            peaks.append(_mean_magnitude(band, n_picked, largest=True))
+            valleys.append(_mean_magnitude(band, n_picked, largest=False))
+        floor = self.floor * _magnitude(power.amax(dim=1, keepdim=True))
+        peak, valley = (torch.maximum(torch.stack(rows, dim=1), floor) for rows in (peaks, valleys))
+        return (_decibels(peak) - _decibels(valley)) * frame_mask(n_valid, power.shape[2])[:, None]
+
+
+def _octave_bands(n_bands: int, n_fft: int, f_min_hz: float, quantile: float,
+                  sample_rate: int) -> list[tuple[int, int, int]]:  # fmt: skip
+    """First bin, bin behind the last, and how many of them are a peak, for each band."""
+    edges_hz = [0.0] + [f_min_hz * 2**octave for octave in range(n_bands + 1)]
+    if n_bands < 1 or f_min_hz <= 0 or edges_hz[-2] >= sample_rate / 2:
+        raise ValueError(f"{n_bands} octaves above {f_min_hz} Hz do not start below {sample_rate / 2} Hz; take fewer")
+    frequency_hz = np.fft.rfftfreq(n_fft, 1 / sample_rate)
+    bands = []
+    for row in range(n_bands + 1):
+        inside = np.flatnonzero((frequency_hz >= edges_hz[row]) & (frequency_hz <= edges_hz[row + 1]))
+        if len(inside) < 2:
+            raise ValueError(f"band {row} has fewer than two bins of {sample_rate / n_fft:.1f} Hz; take a larger n_fft")
+        first, last = int(inside[0]) - (row > 0), int(inside[-1])  # one bin below; the uppermost is the next band's
+        if row == n_bands:
+            last = len(frequency_hz) - 1
+        n_picked = max(round(quantile * (last + 1 - first)), 1)
+        bands.append((first, last + (row == n_bands), n_picked))
+    return bands
+
+
+def _mean_magnitude(band: Tensor, n_picked: int, *, largest: bool) -> Tensor:
+    """Mean magnitude of the ``n_picked`` largest or smallest powers of each frame: (B, K, T) -> (B, T)."""
+    if n_picked == 1:
+        picked = band.amax(dim=1, keepdim=True) if largest else band.amin(dim=1, keepdim=True)
+    else:
+        picked = band.topk(n_picked, dim=1, largest=largest, sorted=False).values
+    return _magnitude(picked).mean(dim=1)
+
+
+def _magnitude(power: Tensor) -> Tensor:
+    """Square root with a finite gradient at zero."""
+    return torch.where(power < TINY, 0.0, power.clamp_min(TINY).sqrt())
+
+
+def _decibels(magnitude: Tensor) -> Tensor:
+    """``power_to_db`` of each clip, (B, F, T); the zeros behind a clip never are its largest."""
+    level_db = 10 * magnitude.clamp_min(10 ** (MIN_DB / 10)).log10()
+    return torch.maximum(level_db, level_db.amax(dim=(1, 2), keepdim=True) - TOP_DB)
+
+
+class _Separated(SpectralFeature):
+    """Power spectrum through a soft mask, (batch, n_bins, n_frames)."""
+
+    def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *, kernel: int = 31,
+                 sample_rate: int = SAMPLE_RATE):  # fmt: skip
+        super().__init__(n_fft, win_length, hop_length, sample_rate)
+        if kernel < 3 or (kernel + 1) & kernel:
+            raise ValueError(f"kernel must be one less than a power of two (15, 31, 63), got {kernel}")
+        self.kernel, self.n_features = kernel, self.power.n_bins
+
+
+class Harmonic(_Separated):
+    """Power of what lasts, vowels and notes, (batch, n_bins, n_frames): harmonic-percussive separation.
+
+    Parameters
+    ----------
+    kernel
+        Frames of the median over time, and bins of that over frequency; one less than a power of two.
+
+    References
+    ----------
+    librosa 0.11 ``decompose.hpss`` (soft mask, ``power=2``), its harmonic magnitudes squared, 1e-4 of the largest bin.
+    """
+
+    label = "harmonic"
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Harmonic power, (batch, n_bins, n_frames)."""
+        return power * harmonic_mask(power, n_valid, self.kernel).square()
+
+
+class Percussive(_Separated):
+    """Power of what is short, plosives and clicks, (batch, n_bins, n_frames): harmonic-percussive separation.
+
+    Parameters
+    ----------
+    kernel
+        As of :class:`Harmonic`.
+
+    References
+    ----------
+    librosa 0.11 ``decompose.hpss`` (soft mask, ``power=2``), its percussive magnitudes squared, 1e-4 of the largest
+    bin.
+    """
+
+    label = "percussive"
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Percussive power, (batch, n_bins, n_frames)."""
+        return power * (1 - harmonic_mask(power, n_valid, self.kernel)).square()
+
+
+def harmonic_mask(power: Tensor, n_valid: Tensor, kernel: int = 31) -> Tensor:
+    """Share of the harmonic magnitude in each bin, in [0, 1], shape as ``power``, (batch, n_bins, n_frames).
+
+    Medians of powers are the squares of medians of magnitudes, so this is the soft mask of power 2 without a root.
+    """
+    along_time = sliding_median(_mirrored(power.transpose(1, 2), n_valid, kernel // 2), kernel).transpose(1, 2)
+    n_bins = torch.full_like(n_valid, power.shape[1])
+    along_frequency = sliding_median(_mirrored(power, n_bins, kernel // 2), kernel)
+    total = along_time + along_frequency
+    return torch.where(total < TINY, 0.5, along_time / total.clamp_min(TINY))
+
+
+def _mirrored(rows: Tensor, n_valid: Tensor, reach: int) -> Tensor:
+    """Rows (batch, n, width), the valid ones continued by their mirror image: (batch, n + 2 * reach, width)."""
+    index = torch.arange(-reach, rows.shape[1] + reach, device=rows.device)[None]  # (1, n + 2 reach)
+    period = 2 * n_valid[:, None]
+    index = index - period * torch.div(index, period, rounding_mode="floor")
+    index = torch.minimum(index, period - 1 - index)  # ... 1 0 | 0 1 2 ... n-1 | n-1 n-2 ...
+    return rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
+
+
+def sliding_median(rows: Tensor, kernel: int) -> Tensor:
+    """Median of every ``kernel`` neighbouring rows: (batch, n + kernel - 1, width) -> (batch, n, width).
+
+    Windows that start within half a kernel of each other share most of their rows. Blocks of 2, 4, ... rows are sorted
+    once; each window starts from the sorted block that it shares with its neighbours and takes in ever smaller blocks,
+    while those values that can no longer be the median are dropped. That is about 25 comparisons per value for a
+    kernel of 31, each on whole tensors.
+
+    Parameters
+    ----------
+    kernel
+        One less than a power of two.
+
+    References
+    ----------
+    Adams (2021), Fast median filters using separable sorting networks, https://doi.org/10.1145/3450626.3459773, for the
+    idea of sharing. ``scipy.ndimage.median_filter``, exactly.
+    """
+    half = (kernel + 1) // 2
+    n = rows.shape[1] - kernel + 1
+    n_groups = n // half + 2  # of half windows each; never one, which an exported graph would take for granted
+    rows = F.pad(rows, (0, 0, 1, (n_groups + 2) * half - n - kernel)).unflatten(1, (n_groups + 2, half))
+    blocks = [rows[None]]  # of 1, 2, 4, ..., half sorted rows: (size, B, groups, blocks, width)
+    while len(blocks[-1]) < half:
+        low, high = blocks[-1][:, :, :, 0::2], blocks[-1][:, :, :, 1::2]
+        blocks.append(_sort_bitonic(torch.cat([low, high.flip(0)])))
+    core = blocks.pop()[:, :, 1:-1]  # what the windows of a group share: any of it may be their median
+    for block in reversed(blocks):
+        before, behind = block[:, :, :-2, 1::2], block[:, :, 2:, 0::2]  # what the first, the second half take in
+        added = torch.stack([before, behind], dim=4).flip(0)  # (size, B, groups, cores, 2, width)
+        low, high = core[: len(block), :, :, :, None], core[len(block) :, :, :, :, None]
+        core = _sort_bitonic(torch.minimum(torch.maximum(low, added), high)).flatten(3, 4)
+    return core[0].flatten(1, 2).index_select(1, torch.arange(n, device=rows.device))
+
+
+def _sort_bitonic(values: Tensor) -> Tensor:
+    """Sort along the first dimension, a power of two long, values that rise and then fall or the other way round."""
+    step = len(values) // 2
+    while step:
+        pairs = values.unflatten(0, (-1, 2, step))
+        low, high = torch.minimum(pairs[:, 0], pairs[:, 1]), torch.maximum(pairs[:, 0], pairs[:, 1])
+        values = torch.stack([low, high], dim=1).flatten(0, 2)
+        step //= 2
+    return values
+
+
+class HarmonicChroma(SpectralFeature):
+    """Pitch classes of the harmonic part alone, (batch, 12, n_frames), as a constant-Q transform weighs them.
+
+    Seven octaves from C1 count alike. Magnitudes are read off the spectrum at three points a semitone, raised to 1.25
+    (which makes up for the Fourier transform's wider peaks), and each octave is averaged over half the length of a
+    constant-Q filter in its middle, whose window's ends count little. Frames are not normalised.
+    """
+
+    label = "harmonic_chroma"
+
+    def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *, kernel: int = 31,
+                 sample_rate: int = SAMPLE_RATE):  # fmt: skip
+        super().__init__(n_fft, win_length, hop_length, sample_rate)
+        self.kernel, self.n_features = kernel, 12
+        filters = _semitone_filters(n_fft, sample_rate)
+        self.n_bins = int(np.flatnonzero(filters.any(axis=0))[-1]) + 1  # above the last octave nothing counts
+        self.n_octaves = len(filters) // 12
+        self.register_buffer("filters", torch.from_numpy(filters[:, : self.n_bins].copy()), persistent=False)
+        smoothing = _octave_windows(self.n_octaves, sample_rate / hop_length)
+        self.register_buffer("smoothing", torch.from_numpy(smoothing)[:, None], persistent=False)  # (octaves, 1, taps)
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Harmonic chroma, (batch, 12, n_frames), not normalised."""
+        power = power[:, : self.n_bins + self.kernel // 2]  # what the median over frequency reaches
+        mask = harmonic_mask(power, n_valid, self.kernel)[:, : self.n_bins]
+        power = power[:, : self.n_bins] * mask.square()
+        loudness = torch.where(power < TINY, 0.0, power.clamp_min(TINY).pow(1.25 / 2))
+        semitones = self.filters @ loudness  # (B, octaves * 12, T)
+        by_octave = semitones.unflatten(1, (self.n_octaves, 12)).transpose(1, 2).flatten(0, 1)  # (B * 12, octaves, T)
+        smooth = F.conv1d(by_octave, self.smoothing, padding=self.smoothing.shape[2] // 2, groups=self.n_octaves)
+        chroma = smooth.sum(dim=1).unflatten(0, (-1, 12))
+        return chroma * frame_mask(n_valid, power.shape[2])[:, None]
+
+
+def _semitone_filters(n_fft: int, sample_rate: int) -> np.ndarray:
+    """Weight of each Fourier bin in each semitone from C1 on, (octaves * 12, n_bins) float32: three triangles each."""
+    hz_per_bin = sample_rate / n_fft
+    n_octaves = min(N_OCTAVES, math.floor(math.log2(sample_rate / 2 / C1_HZ)))
+    if n_octaves < 1:
+        raise ValueError(f"a sample rate of {sample_rate} Hz holds no octave above {C1_HZ:.1f} Hz")
+    third = np.arange(12 * n_octaves)[:, None] + np.array([-1, 0, 1]) / 3  # semitones above C1
+    centre_hz = (C1_HZ * 2 ** (third / 12))[:, :, None]  # (S, 3, 1)
+    reach_hz = np.maximum(centre_hz * (2 ** (1 / 36) - 1), hz_per_bin)
+    weight = np.maximum(0, 1 - np.abs(np.arange(n_fft // 2 + 1) * hz_per_bin - centre_hz) / reach_hz)
+    weight /= weight.sum(axis=2, keepdims=True)
+    weight[0, 0] = 0  # below C1 librosa has no filter, and rooms rumble
+    return weight.sum(axis=1).astype(np.float32)
+
+
+def _octave_windows(n_octaves: int, frames_per_second: float) -> np.ndarray:
+    """Hann windows half as long as a constant-Q filter in each octave's middle, (n_octaves, taps) float32, sum 1."""
+    length_s = 0.5 / (2 ** (1 / 36) - 1) / (C1_HZ * 2 ** (np.arange(n_octaves) + 0.5))
+    halves = (length_s * frames_per_second / 2).astype(int)
+    windows = np.zeros((n_octaves, 2 * halves[0] + 1))
+    for window, half in zip(windows, halves, strict=True):
+        window[halves[0] - half : halves[0] + half + 1] = np.hanning(2 * half + 3)[1:-1] / (half + 1)
+    return windows.astype(np.float32)
+
+
+class Tonnetz(SpectralFeature):
+    """Tonal centroids, (batch, 6, n_frames): where the chroma's fifths, minor and major thirds point, in [-1, 1].
+
+    Parameters
+    ----------
+    source
+        ``"chroma"``: of :class:`Chroma`. ``"harmonic"``: of :class:`HarmonicChroma`, which stands in for librosa's own
+        default on ``effects.harmonic(y)``, a constant-Q transform.
+    tuning
+        As of :class:`Chroma`; not used by ``"harmonic"``.
+
+    References
+    ----------
+    Harte, Sandler & Gasser (2006), https://doi.org/10.1145/1178723.1178727. librosa 0.11 ``feature.tonnetz``, given our
+    chroma: 1e-5. ``"harmonic"`` is not librosa's ``tonnetz(y=harmonic(y))``: HARMONIC.
+    """
+
+    label = "tonnetz"
+
+    def __init__(self, source: str = "chroma", n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,
+                 tuning: float | None = None, sample_rate: int = SAMPLE_RATE):  # fmt: skip
+        super().__init__(n_fft, win_length, hop_length, sample_rate)
+        if source == "chroma":
+            self.chroma = Chroma(12, n_fft, win_length, hop_length, tuning=tuning, sample_rate=sample_rate)
+        elif source == "harmonic":
+            self.chroma = HarmonicChroma(n_fft, win_length, hop_length, sample_rate=sample_rate)
+        else:
+            raise ValueError(f"source must be 'chroma' or 'harmonic', got {source!r}")
+        self.chroma.power = self.power
+        self.n_features = 6
+        self.register_buffer("centroids", torch.from_numpy(_tonal_centroids()), persistent=False)
+
+    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+        """Tonal centroids, (batch, 6, n_frames)."""
+        chroma = self.chroma.from_power(power, n_valid)
+        total = chroma.sum(dim=1, keepdim=True)
+        return self.centroids @ (chroma / torch.where(total < TINY, torch.ones_like(total), total))
+
+
+def _tonal_centroids() -> np.ndarray:
+    """Place of each of the twelve pitch classes on three circles, (6, 12) float32."""
+    angle = math.pi * np.outer([7 / 6, 3 / 2, 2 / 3], np.arange(12))  # fifths, minor and major thirds
+    radius = np.array([1.0, 1.0, 0.5])[:, None]
+    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1).reshape(6, -1).astype(np.float32)
