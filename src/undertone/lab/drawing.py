@@ -141,8 +141,10 @@ def calm(axes: "Axes", *, grid: str = "y") -> None:
 
 
 def render(name: str, figure: "Figure", alt: str) -> Picture:
-    """Return the figure as SVG."""
-    return Picture(name, _as_bytes(figure, "svg").decode(), alt)
+    """Return the figure as SVG; from then on its layout stays as it is."""
+    picture = Picture(name, _as_bytes(figure, "svg").decode(), alt)
+    figure.set_layout_engine("none")  # or it would be laid out again for each file
+    return picture
 
 
 def save_figure(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:

@@ -58,7 +58,7 @@ def explore_corpora(
 
     The exit code is 0, and 1 when a clip could not be read.
     """
-    from undertone.lab.explore import explore, summarise, write_figures, write_page
+    from undertone.lab.explore import explore, summarise, write_page
     from undertone.lab.explore.words import say_counts
 
     if not out.parent.is_dir():
@@ -66,9 +66,7 @@ def explore_corpora(
     with _stages() as progress:
         found = explore(need_root(data), names or None, model=model, max_clips=max_clips, seed=seed, progress=progress)
         summary = summarise(found)
-        write_page(found, out, summary=summary, progress=progress)
-        if figures:
-            write_figures(found, figures, summary=summary, progress=progress)
+        write_page(found, out, summary=summary, figures=figures, progress=progress)
     if as_json:
         typer.echo(json.dumps(summary, indent=1, allow_nan=False))
     else:

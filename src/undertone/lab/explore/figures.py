@@ -27,7 +27,7 @@ DYNAMIC_RANGE_DB = 70.0  # of a spectrogram's colours, below the loudest band
 WAVEFORM_POINTS = 400  # columns of a drawn waveform: more cannot be seen
 N_ENVELOPE = 80  # points of a violin
 DIVERGING = ("#5fa8ff", "#2f5f9e", "#16181d", "#9c5a1e", "#ffb15c")  # both ends apart for every reader
-LEVEL_SHADES = {"low": 0.3, "normal": 0.45, "medium": 0.55, "high": 1.0, "strong": 1.0, "not given": 0.12}
+LEVEL_SHADES = {"low": 0.3, "normal": 0.45, "medium": 0.55, "high": 1.0, "strong": 1.0, "not given": 0.2}
 
 Drawn = tuple[str, "Figure", str]  # name, figure, words
 

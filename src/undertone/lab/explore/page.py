@@ -1,25 +1,29 @@
 """The page of an exploration: one HTML file with its style and figures inside, no script, no outside request."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from undertone.lab.corpora import CORPORA
-from undertone.lab.drawing import EMOTION_COLOURS, FORMATS, figure_style, render, save_figure, write_file
+from undertone.lab.drawing import EMOTION_COLOURS, figure_style, render, save_figure, write_file
 from undertone.lab.explore import words
 from undertone.lab.explore.figures import draw_all, title_of
-from undertone.lab.explore.measure import Exploration
+from undertone.lab.explore.measure import Exploration, Progress
 from undertone.lab.explore.summary import summarise
 from undertone.model_file import DEFAULT_MODEL
 
 WIDE = ("emotions", "intensities", "durations-emotion", "energy", "pitch")  # and the galleries: a paper's two columns
-Tell = Callable[[str, int, int], None]
 
 
 def write_page(
-    exploration: Exploration, out: Path, *, summary: Mapping[str, Any] | None = None, progress: Tell | None = None
+    exploration: Exploration,
+    out: Path,
+    *,
+    summary: Mapping[str, Any] | None = None,
+    figures: Path | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the page to ``out``, under a temporary name first; return its path.
 
@@ -27,38 +31,24 @@ def write_page(
     ----------
     summary
         What :func:`undertone.lab.explore.summarise` returned; made here if None.
+    figures
+        Folder, made if missing, for each figure as a PDF, an SVG and a PNG file.
     progress
         Called with (stage, done, total).
     """
     summary = summarise(exploration) if summary is None else summary
+    if figures:
+        figures.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, str] = {}
     with figure_style():
         for name, figure, alt in draw_all(exploration, summary):
             pictures[name] = render(name, figure, alt).inline()
+            if figures:
+                save_figure(figure, figures, name)
             if progress:
                 progress("figures", len(pictures), len(pictures) + 1)
     write_file(out, _render_page(summary, pictures).encode())
     return out
-
-
-def write_figures(
-    exploration: Exploration,
-    folder: Path,
-    *,
-    summary: Mapping[str, Any] | None = None,
-    formats: Sequence[str] = FORMATS,
-    progress: Tell | None = None,
-) -> list[Path]:
-    """Write every figure as a file of each format into ``folder``, made if missing; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(exploration) if summary is None else summary
-    paths: list[Path] = []
-    with figure_style():
-        for name, figure, _ in draw_all(exploration, summary):
-            paths += save_figure(figure, folder, name, formats)
-            if progress:
-                progress("files", len(paths), len(paths) + 1)
-    return paths
 
 
 def command_of(summary: Mapping[str, Any]) -> str:
