@@ -13,6 +13,13 @@ from undertone.lab.nets.output import Output
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "leaky-relu": lambda: nn.LeakyReLU(0.3)}  # Keras's slopes
 
 
+def make_activation(name: str) -> nn.Module:
+    """Build an activation by its name."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
 def as_sequence(features: Tensor, n_frames: int) -> Tensor:
     """Return a sequence, (batch, n_channels, 1, n_steps): frames are its steps; of a vector (one frame), its values."""
     return (features.transpose(1, 2) if n_frames == 1 else features)[:, :, None]
@@ -33,7 +40,7 @@ class ConvPool1d(nn.Module):
                  padding: str, activation: str, norm: bool):  # fmt: skip
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, (1, kernel_size), padding=padding)
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = make_activation(activation)
         self.norm = nn.BatchNorm2d(n_out) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.padding, self.pool, self.stride = padding, pool, stride
@@ -95,7 +102,7 @@ class CNN1D(nn.Module):
         sizes = [[n_in, *lstm][-1] * n_steps, *n_hidden]
         layers: list[nn.Module] = []
         for size, n_out in pairwise(sizes):
-            layers += [nn.Linear(size, n_out), ACTIVATIONS[n_hidden_activation]()]
+            layers += [nn.Linear(size, n_out), make_activation(n_hidden_activation)]
             layers += [nn.BatchNorm1d(n_out)] if norm else []
             layers += [nn.Dropout(dropout)]
         self.dense = nn.Sequential(*layers)
