@@ -11,19 +11,16 @@ they turn dark. Emotions keep their colour of ``EMOTION_COLOURS`` in every figur
 import json
 import math
 import platform
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata, resources
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from undertone.lab.corpora import CORPORA
+from undertone.lab.drawing import EMOTION_COLOURS, PALETTE, calm, figure_style, new_figure, render, write_file
 from undertone.lab.recipes import load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -31,25 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-EMOTION_COLOURS = {
-    "anger": "#d1495b",
-    "disgust": "#6a994e",
-    "fear": "#8e6bbf",
-    "happiness": "#e0a526",
-    "neutral": "#8d96a3",
-    "sadness": "#4a7fc1",
-    "surprise": "#e2793f",
-    "calm": "#4fa8a0",
-    "boredom": "#a68a6d",
-}
-PALETTE = {  # name of the CSS variable -> its value in light, as a literal found nowhere else in a figure
-    "paper": "#fffffe",
-    "ink": "#1d2330",
-    "muted": "#667085",
-    "line": "#dfe3ea",
-    "accent": "#3a56c5",
-    "on-accent": "#fefefe",
-}
 SEX_MARKS = {"female": ("o", True, "woman"), "male": ("o", False, "man")}  # marker, whether filled, word
 PACKAGES = ("undertone", "torch", "lightning-fabric", "numpy", "soundfile", "soxr")
 N_CONFUSIONS = 3  # named in words under the matrix
@@ -77,24 +55,24 @@ def write_report(report: Mapping[str, Any], out_dir: Path) -> Path:
     """
     content = _json_ready({**report, "packages": _package_versions(report)})
     (out_dir / "figures").mkdir(parents=True, exist_ok=True)
-    with _figure_style():
-        pictures = [_render(*drawn) for drawn in _draw_all(content)]
+    with figure_style():
+        pictures = [render(*drawn) for drawn in _draw_all(content)]
     for picture in pictures:
-        _write(out_dir / "figures" / f"{picture.name}.svg", picture.svg.encode())
-    _write(out_dir / "report.json", json.dumps(content, indent=1, allow_nan=False).encode())
+        write_file(out_dir / "figures" / f"{picture.name}.svg", picture.svg.encode())
+    write_file(out_dir / "report.json", json.dumps(content, indent=1, allow_nan=False).encode())
     page = out_dir / "report.html"
-    _write(page, _render_page(content, {picture.name: picture.inline() for picture in pictures}).encode())
+    write_file(page, _render_page(content, {picture.name: picture.inline() for picture in pictures}).encode())
     return page
 
 
 def save_figures(report: Mapping[str, Any], out_dir: Path, *, names: Sequence[str], prefix: str = "") -> list[Path]:
     """Write some of the page's figures, such as ``learning`` and ``confusion``, as SVG files into ``out_dir``."""
     content, paths = _json_ready(report), []
-    with _figure_style():
+    with figure_style():
         for name, figure, alt in _draw_all(content):
             if name in names:
                 paths.append(out_dir / f"{prefix}{name}.svg")
-                _write(paths[-1], _render(name, figure, alt).svg.encode())
+                write_file(paths[-1], render(name, figure, alt).svg.encode())
     return paths
 
 
@@ -114,12 +92,6 @@ def _package_versions(report: Mapping[str, Any]) -> dict[str, str]:
         except metadata.PackageNotFoundError:  # a source tree that is not installed
             continue
     return found | ({"torch": report["torch"]} if "torch" in report else {})
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------- the card
@@ -352,71 +324,6 @@ def _settings(recipe: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
 # ---------------------------------------------------------------------------------------------- figures
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A figure as a file; ``alt`` says in words what it shows."""
-
-    name: str
-    svg: str
-    alt: str
-
-    def inline(self) -> str:
-        """Return the drawing for the page: variables for colours, the page's font, names of its own, its words."""
-        from markupsafe import escape
-
-        svg = self.svg[self.svg.index("<svg") :]
-        svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-        svg = re.sub(r"<[^>]*>", lambda tag: self._adapt(tag[0]), svg)
-        points = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
-        head = re.search(r'viewBox="[^"]*"', svg)[0]  # type: ignore[index]
-        words = escape(self.alt)
-        start = f'<svg {head} width="{points * 4 / 3:.0f}" role="img" aria-label="{words}"><title>{words}</title>'
-        return start + svg[svg.index(">") + 1 :]
-
-    def _adapt(self, tag: str) -> str:
-        for variable, colour in PALETTE.items():
-            tag = tag.replace(colour, f"var(--{variable})")
-        tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
-        tag = re.sub(r"(\.\d\d)\d+", r"\1", tag).replace("\n", " ")
-        return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", tag)
-
-
-@contextmanager
-def _figure_style() -> Iterator[None]:
-    import matplotlib
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",  # letters stay letters: small, searchable, in the page's font
-        "svg.hashsalt": "undertone",  # the same figure is the same file
-        "text.parse_math": False,  # a speaker may be called $1
-        "font.size": 8.5,
-        "axes.edgecolor": PALETTE["line"],
-        "axes.labelcolor": PALETTE["muted"],
-        "axes.titlesize": 8.5,
-        "axes.titlecolor": PALETTE["ink"],
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.facecolor": "none",
-        "figure.facecolor": PALETTE["paper"],
-        "grid.color": PALETTE["line"],
-        "grid.linewidth": 0.6,
-        "text.color": PALETTE["ink"],
-        "xtick.color": PALETTE["line"],
-        "ytick.color": PALETTE["line"],
-        "xtick.labelcolor": PALETTE["muted"],
-        "ytick.labelcolor": PALETTE["muted"],
-        "lines.solid_capstyle": "round",
-    }
-    with matplotlib.rc_context(style):
-        yield
-
-
-def _render(name: str, figure: "Figure", alt: str) -> _Picture:
-    svg = StringIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return _Picture(name, svg.getvalue(), alt)
-
-
 def _draw_all(report: Mapping[str, Any]) -> Iterator[tuple[str, "Figure", str]]:
     """Yield (name, figure, words) of every figure of the page."""
     parts = {"": report["scores"]}
@@ -432,15 +339,6 @@ def _draw_all(report: Mapping[str, Any]) -> Iterator[tuple[str, "Figure", str]]:
     yield "learning", _draw_learning(report["per_fold"]), _learning_in_words(report["per_fold"])
 
 
-def _new_figure(width_in: float, height_in: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _draw_confusion(scores: Mapping[str, Any]) -> "Figure":
     """Rows are what was meant; a cell's depth is its share of the row, its small number the clips."""
     from matplotlib.collections import PatchCollection
@@ -449,7 +347,7 @@ def _draw_confusion(scores: Mapping[str, Any]) -> "Figure":
 
     classes, counts = scores["classes"], np.array(scores["confusion"])
     n = len(classes)
-    figure = _new_figure(1.3 + 0.6 * n, 0.9 + 0.5 * n)
+    figure = new_figure(1.3 + 0.6 * n, 0.9 + 0.5 * n)
     axes = figure.add_subplot()
     axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), ylabel="meant")
     axes.set_xlabel("recognised", labelpad=8)
@@ -481,7 +379,7 @@ def _draw_confusion(scores: Mapping[str, Any]) -> "Figure":
 def _draw_reliability(scores: Mapping[str, Any]) -> "Figure":
     """Above: how often predictions of a confidence are right; below: how many there are."""
     bins = scores["reliability"]
-    figure = _new_figure(3.9, 3.9)
+    figure = new_figure(3.9, 3.9)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     left = [b["lower"] for b in bins]
     width = [b["upper"] - b["lower"] for b in bins]
@@ -500,8 +398,8 @@ def _draw_reliability(scores: Mapping[str, Any]) -> "Figure":
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
     below.bar(left, [b["n"] for b in bins], np.array(width) * 0.92, align="edge", color=PALETTE["muted"], alpha=0.6)
     below.set(xlabel="confidence", ylabel="clips", yticks=[max(b["n"] for b in bins)])
-    _calm(above)
-    _calm(below, grid=False)
+    calm(above)
+    calm(below, grid="")
     return figure
 
 
@@ -509,7 +407,7 @@ def _draw_speakers(scores: Mapping[str, Any]) -> "Figure":
     """Every speaker's UAR, sorted: filled for women, open for men, grey for those whose sex alone is not given."""
     ranked = _ranked_speakers(scores)
     any_sex = any(row.get("sex") for _, row in ranked)
-    figure = _new_figure(PAGE_WIDTH_IN, 2.6)
+    figure = new_figure(PAGE_WIDTH_IN, 2.6)
     axes = figure.add_subplot()
     values = [row["uar"] for _, row in ranked]
     axes.axhline(scores["uar"], color=PALETTE["muted"], linewidth=0.9, dashes=(3, 3))
@@ -528,7 +426,7 @@ def _draw_speakers(scores: Mapping[str, Any]) -> "Figure":
         axes.text(1.005, height, text, transform=axes.get_yaxis_transform(), va="center", color=PALETTE["muted"])
     if any_sex:
         axes.legend(loc="lower right", ncols=3, frameon=False, handletextpad=0.1, borderaxespad=0.6)
-    _calm(axes)
+    calm(axes)
     return figure
 
 
@@ -550,7 +448,7 @@ def _draw_learning(per_fold: Sequence[Mapping[str, Any]]) -> "Figure":
     """Give each fold a column: above the dev UAR with the chosen epoch, below the losses."""
     n_columns = min(len(per_fold), 6 if len(per_fold) in (6, 12) else 5)
     n_blocks = math.ceil(len(per_fold) / n_columns)
-    figure = _new_figure(max(3.6, PAGE_WIDTH_IN * n_columns / max(n_columns, 3)), 2.5 * n_blocks)
+    figure = new_figure(max(3.6, PAGE_WIDTH_IN * n_columns / max(n_columns, 3)), 2.5 * n_blocks)
     grid = figure.subplots(2 * n_blocks, n_columns, squeeze=False, sharex=True, height_ratios=(3, 2) * n_blocks)
     losses = [
         row[key] for fold in per_fold for row in fold["history"] for key in ("train_loss", "dev_loss") if row.get(key)
@@ -595,7 +493,7 @@ def _draw_fold(above: "Axes", below: "Axes", fold: Mapping[str, Any], others: Se
         above.text(0.5, 0.5, "no dev", transform=above.transAxes, ha="center", color=PALETTE["muted"])
     for axes in (above, below):
         axes.axvline(chosen, color=PALETTE["muted"], linewidth=0.8, dashes=(2, 2))
-        _calm(axes)
+        calm(axes)
     below.plot(epochs, _column(fold, "train_loss"), color=PALETTE["ink"], linewidth=1.1)
     below.plot(epochs, _column(fold, "dev_loss"), color=accent, linewidth=1.1)
     above.set_title(f"fold {fold['fold']}", loc="left", fontweight="bold")
@@ -608,14 +506,6 @@ def _has_train_war(per_fold: Sequence[Mapping[str, Any]]) -> bool:
 
 def _column(fold: Mapping[str, Any], key: str) -> np.ndarray:
     return np.array([np.nan if row.get(key) is None else row[key] for row in fold["history"]], dtype=np.float64)
-
-
-def _calm(axes: "Axes", *, grid: bool = True) -> None:
-    axes.tick_params(length=0)
-    if grid:
-        axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
 
 
 # ---------------------------------------------------------------------------------------------- figures in words
