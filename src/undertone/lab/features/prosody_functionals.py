@@ -79,7 +79,7 @@ class ProsodyFunctionals(Feature):
 
     What it is worth: a support vector machine (RBF kernel, C and gamma chosen among training speakers) tells RAVDESS's
     eight emotions apart with a UAR of 0.57 on speakers it has not heard (six folds), 0.83 where clips are split by
-    chance; on opensmile's eGeMAPS 0.48 and 0.68.
+    chance; the same search on openSMILE's eGeMAPS gives 0.49 and 0.69.
 
     Parameters
     ----------
