@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undertone.emotions import EMOTIONS
-from undertone.onnx_reader import OnnxError, check_graph, read_metadata, replace_metadata
+from undertone.onnx_reader import MIN_CLASSIC_RUNTIME, OnnxError, check_graph, read_metadata, replace_metadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,9 +261,11 @@ def open_model(name_or_path: str | Path = DEFAULT_MODEL, *, threads: int | None 
     onnx_bytes = _read_bytes(path)
     card = _card_of(onnx_bytes, path)
     try:
-        check_graph(onnx_bytes)
+        is_classic = check_graph(onnx_bytes)
     except OnnxError as error:
         raise ModelFileError(f"{path.name} is refused: {error}") from None
+    if is_classic:
+        _check_runtime(path)
     session = _start_session(onnx_bytes, path, threads)
     return Model(path=path, card=card, session=session, outputs=_check_contract(session, card, path))
 
@@ -314,6 +316,19 @@ def _start_session(onnx_bytes: bytes, path: Path, threads: int | None) -> "onnxr
             f"onnxruntime {onnxruntime.__version__} cannot open {path.name}: {_first_line(error)}; "
             "export it again, or update: pip install -U onnxruntime"
         ) from None
+
+
+def _check_runtime(path: Path) -> None:
+    """Refuse a classic estimator where the runtime would trust its tables."""
+    import onnxruntime
+
+    major, minor = (int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if (major, minor) < MIN_CLASSIC_RUNTIME:
+        wanted = ".".join(map(str, MIN_CLASSIC_RUNTIME))
+        raise ModelFileError(
+            f"{path.name} holds a classic estimator, which onnxruntime {onnxruntime.__version__} runs without checking "
+            f"its tables; update it: pip install -U 'onnxruntime>={wanted}'"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: ``
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 MAX_DEPTH = 16  # subgraphs inside attributes of nodes inside subgraphs ...
@@ -38,13 +38,18 @@ STANDARD_OPERATORS = frozenset(
     Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where Xor
     """.split()  # noqa: SIM905 - a table to read
 )
+# Those of a classic estimator: what the zoo's exporter writes, and no more of the domain. Their attributes are tables
+# that a runtime has to check before it indexes with them. MIN_CLASSIC_RUNTIME is the first onnxruntime that was seen to
+# refuse wrong ones (feature and class numbers out of range, tables too short); older ones read beyond their memory.
+CLASSIC = "ai.onnx.ml"
 CLASSIC_OPERATORS = frozenset(
     """
-    ArrayFeatureExtractor Binarizer Imputer LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor
-    Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor
+    ArrayFeatureExtractor LinearClassifier Normalizer SVMClassifier Scaler TreeEnsembleClassifier
     """.split()  # noqa: SIM905 - a table to read
 )
-OPERATORS = {"": STANDARD_OPERATORS, "ai.onnx": STANDARD_OPERATORS, "ai.onnx.ml": CLASSIC_OPERATORS}
+MIN_CLASSIC_RUNTIME = (1, 28)
+MAX_TREE_DEPTH = 256  # onnxruntime builds trees by recursion: one of 16,000 levels overflows the stack
+OPERATORS = {"": STANDARD_OPERATORS, "ai.onnx": STANDARD_OPERATORS, CLASSIC: CLASSIC_OPERATORS}
 
 
 class OnnxError(ValueError):
@@ -90,16 +95,24 @@ def replace_metadata(onnx_bytes: bytes, key: str, value: str) -> bytes:
     return b"".join([*kept, _message(14, entry)])
 
 
-def check_graph(onnx_bytes: bytes) -> None:
+def check_graph(onnx_bytes: bytes) -> bool:
     """Refuse a graph that reaches outside its file or uses an operator we do not know.
+
+    Returns
+    -------
+    bool
+        Whether it uses operators of classic estimators, which need a runtime from ``MIN_CLASSIC_RUNTIME`` on.
 
     Raises
     ------
     OnnxError
         For external data, functions of its own, training information, an operator or domain that is not in
-        ``OPERATORS``, or a message nested or sized beyond ``MAX_DEPTH`` and ``MAX_FIELDS``.
+        ``OPERATORS``, a message nested or sized beyond ``MAX_DEPTH`` and ``MAX_FIELDS``, or trees that are none, or
+        deeper than ``MAX_TREE_DEPTH``.
     """
-    _Walk(onnx_bytes).model()
+    walk = _Walk(onnx_bytes)
+    walk.model()
+    return walk.is_classic
 
 
 # Field numbers of the messages that are entered; whatever is not listed is skipped unread.
@@ -113,6 +126,7 @@ _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 # are skipped unread like all that is not listed, but as a run. No alternative begins like another, and nothing that has
 # matched is given back, so that the time is linear in the bytes whatever they are.
 _NUMBERS = re.compile(rb"(?:\x3d.{4}|\x40[\x80-\xff]{0,9}+[\x00-\x7f]|\x4a(?:\x0aBRANCH_LEQ|\x04LEAF))*+", re.DOTALL)
+_FLOATS = re.compile(rb"(?:\x3d.{4})*+", re.DOTALL)
 
 
 class _Walk:
@@ -121,6 +135,7 @@ class _Walk:
     def __init__(self, onnx_bytes: bytes) -> None:
         self.onnx_bytes = onnx_bytes
         self.n_fields = 0
+        self.is_classic = False
 
     def model(self) -> None:
         has_graph = False
@@ -147,13 +162,14 @@ class _Walk:
                 self._tensor(field, kind)
 
     def _node(self, span: Field, depth: int) -> None:
-        op_types, domains = [], []
+        op_types, domains, attributes = [], [], []
         for field in self._fields(span.start, span.end):
             kind = _NODE.get(field.number)
             if kind is None or field.wire_type != _BYTES:
                 continue
             if kind == "attribute":
                 self._attribute(field, depth)
+                attributes.append(field)
             else:
                 text = _text(self.onnx_bytes, field)
                 (op_types if kind == "op_type" else domains).append(text)
@@ -162,6 +178,38 @@ class _Walk:
                 if op_type not in OPERATORS.get(domain, ()):
                     name = f"{domain}:{op_type}" if domain else op_type
                     raise OnnxError(f"it uses the operator {name!r}, which undertone does not run")
+        if CLASSIC in domains:
+            self.is_classic = True
+            if "TreeEnsembleClassifier" in op_types:
+                self._trees(attributes)
+
+    def _trees(self, attributes: list[Field]) -> None:
+        """Refuse tables of nodes that are no trees, or trees too deep for a runtime that walks them by recursion."""
+        tables: dict[str, list[int] | list[bytes]] = {}
+        for attribute in attributes:
+            name, integers, texts = self._table(attribute)
+            if name in tables:
+                raise OnnxError(f"it gives {name!r} of a tree twice; export it again")
+            tables[name] = texts if name == "nodes_modes" else integers
+        columns = [tables.get(name, []) for name in _TREE]
+        if not columns[0] or len({len(column) for column in columns}) != 1:
+            raise OnnxError("its trees have tables of different lengths, or none; export it again")
+        if not _are_trees(*columns):
+            raise OnnxError(f"its trees are no trees, or deeper than {MAX_TREE_DEPTH} levels; export smaller ones")
+
+    def _table(self, span: Field) -> tuple[str, list[int], list[bytes]]:
+        """Name, whole numbers and texts of an attribute."""
+        name, integers, texts = "", [], []
+        for field in self._fields(span.start, span.end, skip=_FLOATS):
+            if field.number == 1 and field.wire_type == _BYTES:
+                name = _text(self.onnx_bytes, field)
+            elif field.number == 8 and field.wire_type == _VARINT:
+                integers.append(field.value)
+            elif field.number == 8 and field.wire_type == _BYTES:
+                raise OnnxError("it writes the numbers of trees in packed form; export it again")
+            elif field.number == 9 and field.wire_type == _BYTES:
+                texts.append(self.onnx_bytes[field.start : field.end])
+        return name, integers, texts
 
     def _attribute(self, span: Field, depth: int) -> None:
         for field in self._fields(span.start, span.end, skip=_NUMBERS):
@@ -189,6 +237,29 @@ class _Walk:
             if self.n_fields > MAX_FIELDS:
                 raise OnnxError(f"it has more than {MAX_FIELDS:,} fields")
             yield field
+
+
+_TREE = ("nodes_treeids", "nodes_nodeids", "nodes_truenodeids", "nodes_falsenodeids", "nodes_modes")
+
+
+def _are_trees(trees: Sequence, nodes: Sequence, true: Sequence, false: Sequence, modes: Sequence) -> bool:
+    """Whether each node but a root has one parent, every node is below a root, and none is too deep."""
+    row_of = {key: row for row, key in enumerate(zip(trees, nodes, strict=True))}
+    children: dict[int, tuple[int | None, int | None]] = {}
+    for row, mode in enumerate(modes):
+        if mode != b"LEAF":
+            children[row] = row_of.get((trees[row], true[row])), row_of.get((trees[row], false[row]))
+    below = [child for pair in children.values() for child in pair]
+    if len(row_of) != len(nodes) or None in below or len(set(below)) != len(below):
+        return False
+    level: list = sorted(set(range(len(nodes))) - set(below))
+    n_seen = 0
+    for _ in range(MAX_TREE_DEPTH):
+        n_seen += len(level)
+        level = [child for row in level for child in children.get(row, ())]
+        if not level:
+            return n_seen == len(nodes)
+    return False
 
 
 def _fields(data: bytes, position: int, end: int, skip: re.Pattern[bytes] | None = None) -> Iterator[Field]:

@@ -149,7 +149,8 @@ class EmotionClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return the likeliest label of each clip, (n,)."""
-        return self.classes_[self.decision_function(X).argmax(axis=1)]
+        logits = self.decision_function(X)
+        return self.classes_[logits.argmax(axis=1)]
 
     def _fit_zoo(self, clips: Waveforms, target: np.ndarray, groups: np.ndarray | None) -> None:
         family = FAMILIES[self.recipe]

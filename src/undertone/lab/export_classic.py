@@ -111,7 +111,7 @@ def export_classic(
     draft: dict[str, Any] = {
         "name": name,
         "version": version("undertone"),
-        "description": f"{get_family(family).title} on {features.n_features} {section['kind']} per clip",
+        "description": f"{get_family(family).title} on {features.n_features} values per clip ({section['kind']})",
         "labels": tuple(labels),
         "min_duration_s": MIN_DURATION_S,
         "recommended_duration_s": RECOMMENDED_DURATION_S,
@@ -241,8 +241,9 @@ def _convert_boosting(estimator: "HistGradientBoostingClassifier", n_values: int
                     for column, value in zip(leaves.values(), weights, strict=True):
                         column.append(value)
             tree += 1
-    n_classes = np.size(estimator.classes_)
+    classes: Any = estimator.classes_
     baseline: Any = estimator._baseline_prediction
+    n_classes = len(classes)
     attributes: dict[str, Any] = {
         "post_transform": "LOGISTIC" if n_classes == 2 else "SOFTMAX",
         "classlabels_int64s": list(range(n_classes)),
@@ -262,7 +263,7 @@ def _convert_boosting(estimator: "HistGradientBoostingClassifier", n_values: int
         ],
     )
     opsets = [helper.make_opsetid("", _opset()), helper.make_opsetid(ML_DOMAIN, ML_OPSET)]
-    return helper.make_model(graph, opset_imports=opsets)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def _round_down(threshold: float) -> float:

@@ -659,7 +659,9 @@ def search_network(
         study.enqueue_trial(trial.params)
 
     def train(trial: Any) -> float:
-        changed = with_values(recipe, {dimension.path: _suggest(trial, dimension) for dimension in space_of(recipe)})
+        for dimension in space_of(recipe):
+            _suggest(trial, dimension)
+        changed = with_values(recipe, _rounded_values(trial.params))
         return _dev_uar(dataset, splits, changed, trial, run_dir, seed, accelerator)
 
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -683,6 +685,11 @@ def _suggest(trial: Any, dimension: Dimension) -> Any:
     if dimension.choices:
         return trial.suggest_categorical(dimension.path, dimension.choices)
     return trial.suggest_float(dimension.path, dimension.low, dimension.high, log=dimension.log)
+
+
+def _rounded_values(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with three digits: a recipe to read, and to type in again."""
+    return {path: float(f"{value:.3g}") if isinstance(value, float) else value for path, value in params.items()}
 
 
 def _own_values(recipe: Recipe) -> dict[str, Any]:
@@ -737,7 +744,7 @@ def _trial_row(trial: Any) -> dict[str, Any]:
         "dev_uar": reached,
         "epochs": last or 0,
         "seconds": round(seconds, 1),
-        **trial.params,
+        **_rounded_values(trial.params),
     }
 
 
@@ -745,19 +752,19 @@ def _write_network_results(
     study: Any, recipe: Recipe, protocol: str, folds: Sequence[int], seed: int, run_dir: Path
 ) -> dict[str, Any]:
     rows = [_trial_row(trial) for trial in study.trials if trial.state.is_finished() and trial.state.name != "FAIL"]
-    best = with_values(recipe, study.best_params)
+    chosen = _rounded_values(study.best_params)
     results = {
         "protocol": protocol,
         "recipe": recipe.name,
         "folds": list(folds),
         "seed": seed,
         "space": [asdict(dimension) for dimension in space_of(recipe)],
-        "best": {"trial": study.best_trial.number, "dev_uar": study.best_value, "values": study.best_params},
+        "best": {"trial": study.best_trial.number, "dev_uar": study.best_value, "values": chosen},
         "own_dev_uar": rows[0]["dev_uar"],
         "best_recipe": str(run_dir / "best.toml"),
         "trials": rows,
     }
-    _write_text(run_dir / "best.toml", to_toml(best.to_json()))
+    _write_text(run_dir / "best.toml", to_toml(with_values(recipe, chosen).to_json()))
     _write_json(run_dir / "results.json", results)
     _write_csv(run_dir / "trials.csv", rows)
     return results

@@ -49,19 +49,18 @@ EXTRACTION_BATCH = 64  # clips
 
 # Named sets of features, as a recipe's [features]: all end in one vector per clip.
 _STATISTICS = ["mean", "std", "p05", "p50", "p95", "mean_abs_delta"]
-FEATURE_SETS: dict[str, dict[str, Any]] = {
-    "mfcc": {
-        "kind": "functionals",
-        "parts": [{"kind": "mfcc", "n_mfcc": 20, "n_mels": 40, "n_deltas": 2}],
-        "statistics": _STATISTICS,
-    },
-    "spectral": {
-        "kind": "functionals",
-        "parts": [{"kind": "mfcc", "n_mfcc": 20, "n_mels": 40, "n_deltas": 2}, {"kind": "log-mel", "n_mels": 24}],
-        "statistics": _STATISTICS,
-    },
+_SPECTRAL: dict[str, Any] = {
+    "kind": "functionals",
+    "parts": [{"kind": "mfcc", "n_mfcc": 20, "n_mels": 40, "n_deltas": 2}, {"kind": "log-mel", "n_mels": 24}],
+    "statistics": _STATISTICS,
 }
-DEFAULT_FEATURES = "spectral"
+FEATURE_SETS: dict[str, dict[str, Any]] = {
+    "prosody": {"kind": "prosody-functionals"},
+    "spectral": _SPECTRAL,
+    "mfcc": _SPECTRAL | {"parts": _SPECTRAL["parts"][:1]},
+    "prosody+spectral": {"kind": "stack", "parts": [{"kind": "prosody-functionals"}, _SPECTRAL]},
+}
+DEFAULT_FEATURES = "prosody"
 
 
 class ZooError(ValueError):
@@ -148,7 +147,7 @@ FAMILIES: dict[str, Family] = {
             "svm-rbf",
             "SVM, RBF kernel",
             lambda seed: SVC(class_weight="balanced", random_state=seed, cache_size=500),
-            {"C": (3.0, 10.0, 1.0, 30.0), "gamma": ("scale", 0.0003, 0.001, 0.003, 0.01)},
+            {"C": (10.0, 3.0, 30.0, 1.0), "gamma": (0.001, 0.0003, 0.003, "scale", 0.01)},
         ),
         Family(
             "svm-linear",
@@ -166,7 +165,7 @@ FAMILIES: dict[str, Family] = {
             "lda",
             "linear discriminant analysis",
             lambda _seed: LinearDiscriminantAnalysis(solver="lsqr"),
-            {"shrinkage": ("auto", 0.1, 0.3, 0.5, 0.03)},
+            {"shrinkage": (0.3, 0.1, 0.5, "auto", 0.03)},
             balance="priors",
         ),
         Family(
@@ -222,7 +221,7 @@ FAMILIES: dict[str, Family] = {
             ),
             {
                 "learning_rate": (0.1, 0.05),
-                "max_iter": (60, 120),
+                "max_iter": (50, 100),
                 "max_leaf_nodes": (7, 15),
                 "l2_regularization": (1.0, 10.0),
                 "max_features": (0.2, 1.0),
@@ -263,6 +262,7 @@ FAMILIES: dict[str, Family] = {
                 "colsample_bytree": (0.2, 0.5),
                 "reg_lambda": (1.0, 10.0),
                 "subsample": (0.8,),
+                "min_child_samples": (5, 20),
             },
             scaled=False,
             extra="boosting",
@@ -302,6 +302,8 @@ def fit_family(
     target : (n,) int64
         Class index; a class that is missing here is never decided for.
     """
+    if "n_neighbors" in settings:
+        settings = {**settings, "n_neighbors": min(settings["n_neighbors"], len(target))}
     pipeline = family.make(settings, seed)
     weights = {}
     if family.balance == "clips":

@@ -233,12 +233,12 @@ def _tell_network(results: dict[str, Any]) -> None:
 
     names = [dimension["path"] for dimension in results["space"]]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("trial", "dev UAR", "epochs", *(name.split(".")[1] for name in names), "state"):
-        table.add_column(column, justify="right")
+    for column in ("trial", "dev UAR", "epochs", "state", "values"):
+        table.add_column(column, justify="left" if column in ("state", "values") else "right")
     for row in sorted(results["trials"], key=lambda row: -(row["dev_uar"] or 0)):
         reached = "" if row["dev_uar"] is None else f"{row['dev_uar']:.3f}"
-        table.add_row(str(row["trial"]), reached, str(row["epochs"]),
-                      *(f"{row[name]:.3g}" if name in row else "" for name in names), row["state"])  # fmt: skip
+        values = ", ".join(f"{name.split('.')[1]} {row[name]:g}" for name in names if name in row)
+        table.add_row(str(row["trial"]), reached, str(row["epochs"]), row["state"], values)
     Console().print(table)
     best = results["best"]
     typer.echo(
