@@ -318,3 +318,13 @@ def test_a_codec_stays_in_time_and_better_is_closer(codec, speech):
 def test_five_minutes_pass_through_vorbis(rng):
     long = 0.1 * rng.standard_normal(300 * SAMPLE_RATE, dtype=np.float32)
     assert len(transcode(long, "vorbis", 0.0)) == len(long)
+
+
+def test_any_length_can_be_stretched():
+    """np.arange reaches its end at some lengths: 85 frames at a rate of 0.7 were met on a real clip."""
+    rng = np.random.default_rng(0)
+    for n_frames in (*range(1, 30), 84, 85, 120):
+        for rate in (0.7, 0.9, 1.1, 1.3):
+            n_samples = effects.HOP_LENGTH * n_frames - 1
+            stretched = effects.time_stretch(rng.standard_normal(n_samples).astype(np.float32), rate)
+            assert stretched.shape == (round(n_samples / rate),)

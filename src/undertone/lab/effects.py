@@ -135,6 +135,7 @@ def time_stretch(waveform: np.ndarray, rate: float) -> np.ndarray:
     magnitude = np.pad(magnitude, ((0, 1), (0, 0)))  # a frame of silence behind the last
     unit = np.pad(unit, ((0, 1), (0, 0)), constant_values=1)
     position = np.arange(0, len(spectrum), rate)  # in frames of the original
+    position = position[position < len(spectrum)]  # rounding may let arange reach its end
     frame, share = position.astype(int), (position % 1).astype(np.float32)[:, None]
     stretched = (1 - share) * magnitude[frame] + share * magnitude[frame + 1]
     # Analysis and synthesis hop are equal, so that a bin turns by the angle between the two frames, whatever its
