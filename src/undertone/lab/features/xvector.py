@@ -175,7 +175,7 @@ class XVector(Feature):
     is_fitted: Tensor
 
     def __init__(self, n_mels: int = 24, width: int | None = None, n_pooled: int | None = None, n_embedding: int = 512,
-                 *, epochs: int = 8, min_steps: int = 300, pretrained: str = "",
+                 *, epochs: int = 5, min_steps: int = 300, pretrained: str = "",
                  sample_rate: int = SAMPLE_RATE):  # fmt: skip
         super().__init__()
         width = width or (512 if pretrained else 256)
