@@ -6,7 +6,7 @@
 #
 # Variables: PYTHON (an interpreter, 3.11 to 3.13), TORCH (what pip installs as torch; may carry --index-url),
 # TESTS (arguments for pytest), UNDERTONE_DATA (the folder that holds RAVDESS, CREMA-D, ...),
-# UNSEEN_EPOCHS (the most epochs of a run on new speakers in the table).
+# UNSEEN_SHARE (of a system's epochs that the table's runs on new speakers take).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -82,9 +82,9 @@ readme: $(VENV)/installed ## fill the generated parts of README and docs from th
 	@$(VENV)/bin/python scripts/update_readme.py
 
 # What is finished is read back from runs/, so this can be stopped and gone on with at any moment.
-UNSEEN_EPOCHS ?= 20
+UNSEEN_SHARE ?= 0.4
 table: $(VENV)/installed ## docs/results.md: every published system, under its own protocol and on new speakers (days)
-	@$(VENV)/bin/undertone lab table --unseen-epochs $(UNSEEN_EPOCHS) --out docs/results.md
+	@$(VENV)/bin/undertone lab table --unseen-share $(UNSEEN_SHARE) --out docs/results.md
 
 clean: ## remove the environments and everything built
 	@rm -rf $(VENV) $(DEMO_VENV) build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

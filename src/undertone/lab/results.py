@@ -45,23 +45,23 @@ class Job:
         return f"{self.recipe.name}--{self.protocol}"
 
 
-def plan_jobs(names: Sequence[str] | None = None, *, unseen_epochs: int | None = None) -> list[Job]:
+def plan_jobs(names: Sequence[str] | None = None, *, unseen_share: float = 1.0) -> list[Job]:
     """List the evaluations of the table: published protocols first, then new speakers.
 
     Parameters
     ----------
     names
         Recipes; None means all that say what was published, and undertone's own.
-    unseen_epochs
-        Largest number of epochs of a run on new speakers; None leaves the recipe's.
+    unseen_share
+        Share of a published system's epochs that its runs on new speakers take.
     """
     recipes = [load_recipe(name) for name in names or recipe_names()]
     published = [Job(recipe, recipe.published.protocol, None) for recipe in recipes if recipe.published]
     unseen = []
     for recipe in recipes:
         short = recipe
-        if unseen_epochs and recipe.published and unseen_epochs < recipe.training.epochs:
-            short = recipe.with_training(epochs=unseen_epochs)
+        if unseen_share < 1 and recipe.published:
+            short = recipe.with_training(epochs=max(1, round(unseen_share * recipe.training.epochs)))
         own = OWN_UNSEEN.get(recipe.published.protocol) if recipe.published else None
         unseen += [Job(short, own, UNSEEN_FOLDS)] if own else []
         unseen.append(Job(short, UNSEEN, UNSEEN_FOLDS))
@@ -278,13 +278,15 @@ def _footnotes(by_recipe: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say how far ours is from each published figure, and why."""
     lines = ["## Where ours differs from what was published", ""]
     for name, found in sorted(by_recipe.items()):
-        recipe = load_recipe(name)
-        own = _own(recipe, found)
-        if own is None or recipe.published is None or not recipe.published.score:
+        published, own = load_recipe(name).published, _own(load_recipe(name), found)
+        if published is None:
             continue
-        gap = 100 * (own["scores"][recipe.published.metric] - recipe.published.score)
-        verdict = "within 3 points or above" if gap >= -3 else "NOT reached"
-        lines.append(f"- `{name}`: {gap:+.1f} points, {verdict}. {recipe.published.note}".rstrip())
+        words = [published.note] if published.note else []
+        if own is not None and published.score:
+            gap = 100 * (own["scores"][published.metric] - published.score)
+            words.insert(0, f"{gap:+.1f} points, {'within 3 points or above' if gap >= -3 else 'NOT reached'}.")
+        if words:
+            lines.append(f"- `{name}`: {' '.join(words)}")
     return lines
 
 

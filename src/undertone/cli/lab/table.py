@@ -28,16 +28,16 @@ def table(
     ] = None,
     data: Data = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")] = Path("results.md"),
-    unseen_epochs: Annotated[
-        int | None,
+    unseen_share: Annotated[
+        float,
         typer.Option(
-            "--unseen-epochs",
-            min=1,
-            metavar="N",
-            help="At most so many epochs on new speakers; the page says how many it were.",
-            show_default=False,
+            "--unseen-share",
+            min=0.01,
+            max=1.0,
+            metavar="S",
+            help="Share of a system's epochs to train on new speakers; each page says how many it were.",
         ),
-    ] = None,
+    ] = 1.0,
     only_finished: Annotated[
         bool, typer.Option("--only-finished", help="Train nothing: write what has been measured so far.")
     ] = False,
@@ -63,7 +63,7 @@ def table(
     from undertone.lab.results import finished, plan_jobs, run_job, write_pages
 
     processor, root = check_processor(accelerator), need_root(data)
-    planned = plan_jobs(recipes, unseen_epochs=unseen_epochs)
+    planned = plan_jobs(recipes, unseen_share=unseen_share)
     folder = out.with_suffix("")
     for job in finished(planned, RUNS) if only_finished else planned:
         typer.echo(f"{job.recipe.name} under {job.protocol}", err=True)
