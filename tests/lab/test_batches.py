@@ -140,6 +140,7 @@ def test_the_epoch_that_is_kept():
     constant = {"schedule": "constant"}
     assert chosen(TrainingConfig(choose="dev_loss", **constant), "dev_loss", [3, 1, 2, 1]) == 2
     assert chosen(TrainingConfig(choose="dev_uar", **constant), "dev_uar", [0.5, 0.7, 0.6, 0.7]) == 4
+    assert chosen(TrainingConfig(choose="dev_war", **constant), "dev_war", [0.5, 0.7, 0.6]) == 2
     assert chosen(TrainingConfig(choose="last", **constant), "dev_uar", [0.5, 0.7, 0.6]) == 3
     assert chosen(TrainingConfig(choose="dev_uar"), "dev_uar", [0.9, 0.2, 0.3, 0.1]) == 3  # one-cycle: second half
     assert chosen(TrainingConfig(choose="dev_uar", **constant), "train_loss", [1, 1]) == 2  # no dev

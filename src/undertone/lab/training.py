@@ -290,7 +290,7 @@ def _build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.
 def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabric: Fabric) -> Any:
     if config.schedule == "plateau":  # patience counts as Keras does: lower after so many epochs, not one more
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="max" if config.plateau_monitor == "dev_uar" else "min", factor=config.plateau_factor,
+            optimizer, mode="min" if config.plateau_monitor.endswith("loss") else "max", factor=config.plateau_factor,
             patience=max(0, config.plateau_patience - 1), threshold=1e-4, threshold_mode="abs",
             min_lr=config.plateau_min_lr)  # fmt: skip
     if config.schedule == "constant":
@@ -351,7 +351,7 @@ def _is_choice(history: History, config: TrainingConfig, n_epochs: int) -> bool:
         return False
     if config.choose == "dev_loss":
         return row["dev_loss"] < min(earlier, default=np.inf)
-    return row["dev_uar"] >= max(earlier, default=-1.0)
+    return row[config.choose] >= max(earlier, default=-1.0)
 
 
 def _is_over(history: History, config: TrainingConfig) -> bool:

@@ -51,13 +51,13 @@ class TrainingConfig:
     warmup
         Share of the steps during which the one-cycle schedule rises.
     plateau_monitor
-        What has to improve: ``"train_loss"``, ``"dev_loss"`` or ``"dev_uar"``.
+        What has to improve: ``"train_loss"``, ``"dev_loss"``, ``"dev_uar"`` or ``"dev_war"`` (accuracy).
     plateau_factor, plateau_patience, plateau_min_lr
         The rate is multiplied by the factor after this many epochs without improvement, down to the smallest.
     early_stop
         Stop after this many epochs in which ``choose`` has not improved; 0 never.
     choose
-        Which epoch's weights are kept: best ``"dev_uar"`` or ``"dev_loss"``, or the ``"last"``.
+        Which epoch's weights are kept: best ``"dev_uar"``, ``"dev_war"`` or ``"dev_loss"``, or the ``"last"``.
     weight_decay
         AdamW's, on matrices only.
     clip_norm
@@ -110,8 +110,8 @@ class TrainingConfig:
 CHOICES = {
     "optimizer": ("adamw", "adam", "rmsprop"),
     "schedule": ("one-cycle", "constant", "plateau"),
-    "plateau_monitor": ("train_loss", "dev_loss", "dev_uar"),
-    "choose": ("dev_uar", "dev_loss", "last"),
+    "plateau_monitor": ("train_loss", "dev_loss", "dev_uar", "dev_war"),
+    "choose": ("dev_uar", "dev_war", "dev_loss", "last"),
 }
 
 
