@@ -147,20 +147,17 @@ def _search_zoo(
     with stopping(), decoding() as on_decode, decoding("features") as on_extract:
         results = search_zoo(root, protocol, folder, config, folds=folds, n_threads=jobs, on_decode=on_decode,
                              on_extract=on_extract, on_family=on_family)  # fmt: skip
-        card = None
-        if export is not None:
-            card = export_winner(root, results, export, name=export.stem, n_threads=jobs)
     if as_json:
         typer.echo((folder / "results.json").read_text(encoding="utf-8"))
     else:
         _tell_zoo(results)
         typer.echo(f"results: {printable(folder / 'results.json')}")
-    if card is not None:
-        typer.echo(
-            f"{printable(export)}: {card.description}, trained on all clips; its card: "
-            f"undertone models show {printable(export)}",
-            err=as_json,
-        )
+    if export is None:
+        return
+    with stopping():
+        card = export_winner(root, results, export, name=export.stem, n_threads=jobs)
+    told = f"{printable(export)}: {card.description}, trained on all clips; its card: undertone models show "
+    typer.echo(told + printable(export), err=as_json)
 
 
 def _search_network(
