@@ -1,6 +1,7 @@
 """Made-up empty files with the corpora's real names, in the official layouts and those of common mirrors."""
 
 import dataclasses
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -245,6 +246,14 @@ def test_savee_fields(path, speaker, emotion, sentence, tmp_path):
     assert utterance.utterance_id.startswith(f"savee/{speaker}_")
 
 
+def test_savee_sadness_is_never_filed_as_surprise(tmp_path):
+    """A published system reads one letter of the code, so that 60 clips of sadness ("sa") become surprise ("su")."""
+    codes = [f"{code}{number:02}" for code in ("sa", "su") for number in range(1, 16)]
+    clips = [f"AudioData/{speaker}/{code}.wav" for speaker in ("DC", "JE", "JK", "KL") for code in codes]
+    found = Counter((u.path.stem[:2], u.emotion) for u in parse("savee", make_clips(tmp_path, clips)))
+    assert found == {("sa", "sadness"): 60, ("su", "surprise"): 60}
+
+
 def test_savee_reads_folders_and_flat_copies_once(tmp_path):
     clips = ["AudioData/DC/sa01.wav", "ALL/DC_sa01.wav", "AudioData/JE/sa01.wav", "x/a01.wav"]
     folder = make_clips(tmp_path, clips)
@@ -409,3 +418,9 @@ def test_actor_table_is_the_official_one(corpora_root):
 def test_every_crema_d_clip_has_a_vote(corpora_root):
     utterances = load(corpora_root, ["crema-d"])
     assert all(utterance.voted_emotion and 0 <= utterance.voted_level <= 100 for utterance in utterances)
+
+
+@pytest.mark.corpus
+def test_real_savee_has_sixty_clips_of_sadness_and_sixty_of_surprise(corpora_root):
+    clips = [(u.path.stem[:2], u.emotion) for u in load(corpora_root, ["savee"]) if u.path.stem[:2] in ("sa", "su")]
+    assert Counter(clips) == {("sa", "sadness"): 60, ("su", "surprise"): 60}
