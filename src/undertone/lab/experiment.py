@@ -136,6 +136,7 @@ def add_copies(
         list(dataset.waveforms.digests),
     )
     for copy in recipe.copies:
+
         def alter(waveform: np.ndarray, rng: np.random.Generator, others: list[np.ndarray], copy: Any = copy) -> Any:
             return apply_steps(waveform, copy["steps"], rng, others=others)
 
