@@ -163,3 +163,23 @@ def test_what_cannot_be_fitted(sounds, features):
     for clip in (np.zeros((2, 5)), np.zeros(0), np.array([0.0, np.nan])):
         with pytest.raises(EstimatorError, match="clip 0"):
             as_clips([clip])
+
+
+def test_a_recipe_with_altered_copies(make_recipe, make_labelled):
+    """Copies are of training clips alone, with their clip's label and speaker, and no clip is its own babble."""
+    from undertone.lab.estimator import add_copies
+
+    steps = {"slow": [{"kind": "stretch", "rate": 0.8}], "babble": [{"kind": "babble", "snr_db": 0}]}
+    recipe = make_recipe(copies=[{"name": name, "steps": these} for name, these in steps.items()])
+    train = make_labelled(4)
+    more = add_copies(train, recipe)
+    n = len(train)
+    assert len(more) == 3 * n
+    for column in ("target", "group", "speaker"):
+        assert (getattr(more, column).reshape(3, n) == getattr(train, column)).all()
+    assert more.waveforms.clips[:n] == train.waveforms.clips
+    lengths = more.waveforms.n_samples.reshape(3, n)
+    np.testing.assert_allclose(lengths[1], lengths[0] / 0.8, atol=1)
+    assert (lengths[2] == lengths[0]).all()
+    assert len(set(more.waveforms.digests)) == 3 * n
+    assert add_copies(train, recipe).waveforms.digests == more.waveforms.digests

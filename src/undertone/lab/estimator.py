@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from undertone.audio import load_waveform
-from undertone.lab.data import Waveforms, to_int16
+from undertone.lab.augment import apply_steps
+from undertone.lab.data import Waveforms, to_float, to_int16
 from undertone.lab.evaluation.calibration import fit_temperature, softmax
-from undertone.lab.recipes import load_recipe
+from undertone.lab.recipes import Recipe, load_recipe
 from undertone.lab.training import LabelledClips, compute_logits, fit, make_fabric
 from undertone.lab.zoo import (
     DEFAULT_FEATURES,
@@ -163,12 +164,11 @@ class EmotionClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit_network(self, clips: Waveforms, target: np.ndarray, groups: np.ndarray | None) -> None:
         recipe = load_recipe(self.recipe)
-        if recipe.copies:
-            raise EstimatorError(f"{recipe.name} is trained on altered copies of clips; use 'undertone lab evaluate'")
         if self.epochs is not None:
             recipe = recipe.with_training(epochs=self.epochs)
         is_dev = self._draw_dev(target, groups)
         train, dev = (self._label(clips, target, groups, rows) for rows in (~is_dev, is_dev))
+        train = add_copies(train, recipe)
         fabric = make_fabric(precision=recipe.training.precision, accelerator=self.accelerator)
         with tempfile.TemporaryDirectory() as folder:
             self.model_, _ = fit(recipe, tuple(map(str, self.classes_)), train, dev if len(dev) else None,
@@ -203,6 +203,24 @@ class EmotionClassifier(ClassifierMixin, BaseEstimator):
         return is_dev
 
 
+def add_copies(train: LabelledClips, recipe: Recipe) -> LabelledClips:
+    """Training clips with the altered copies that a recipe asks for; babble is of the same speaker's other clips."""
+    clips = train.waveforms
+
+    def alter(row: int, steps: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        own = np.flatnonzero(train.speaker == train.speaker[row])
+        rng = np.random.default_rng(int(clips.digests[row], 16))
+        others = [to_float(clips.clips[other]) for other in own[own != row][:8]]
+        return to_int16(apply_steps(to_float(clips.clips[row]), steps, rng, others=others))
+
+    copies = tuple(alter(row, copy["steps"]) for copy in recipe.copies for row in range(len(train)))
+    repeated = np.tile(np.arange(len(train)), 1 + len(recipe.copies))
+    return LabelledClips(
+        Waveforms(clips.clips + copies, clips.digests + _digests(copies), {}),
+        *(column[repeated] for column in (train.target, train.group, train.speaker, train.allowed)),
+    )
+
+
 def as_clips(clips: Sequence[Any] | np.ndarray) -> Waveforms:
     """Waveforms at 16 kHz, or paths of sound files, as they are trained on.
 
@@ -212,7 +230,11 @@ def as_clips(clips: Sequence[Any] | np.ndarray) -> Waveforms:
         If a waveform is not one-dimensional, is empty, or holds what is no number.
     """
     decoded = tuple(to_int16(_read(clip, row)) for row, clip in enumerate(clips))
-    return Waveforms(decoded, tuple(hashlib.sha256(clip.tobytes()).hexdigest() for clip in decoded), {})
+    return Waveforms(decoded, _digests(decoded), {})
+
+
+def _digests(clips: Sequence[np.ndarray]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(clip.tobytes()).hexdigest() for clip in clips)
 
 
 def _read(clip: Any, row: int) -> np.ndarray:
