@@ -30,7 +30,14 @@ FIXED = {
         "parts": [{"kind": "log-mel", "n_mels": 16, "n_fft": 1024, "win_length": 1024, "hop_length": 512}],
     },
     "network": {"kind": "cnn-2d", "widths": [8], "dropout": 0.0},
-    "training": {"epochs": 4, "batch_size": 8, "optimizer": "adam", "lr": 0.02, "schedule": "constant", "precision": "32"},
+    "training": {
+        "epochs": 4,
+        "batch_size": 8,
+        "optimizer": "adam",
+        "lr": 0.02,
+        "schedule": "constant",
+        "precision": "32",
+    },
 }
 
 

@@ -341,7 +341,9 @@ def test_copies_are_for_training_where_speakers_are_kept_apart(copied, make_reci
     assert not [clip["id"] for clip in result["test"] if "#" in clip["id"]]
     assert not [clip for clip in result["dev"] if "#" in clip]
     counts = result["audit"]["counts"]
-    assert counts["train"]["rows"] == 3 * (len(dataset.utterances) // 3 - counts["dev"]["rows"] - counts["test"]["rows"])
+    assert counts["train"]["rows"] == 3 * (
+        len(dataset.utterances) // 3 - counts["dev"]["rows"] - counts["test"]["rows"]
+    )
     assert not result["audit"]["leaks"]
     heard = result["train_corpora"]["ravdess"]
     assert heard["n_utterances"] == counts["train"]["rows"] // 3

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
-from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
 from undertone.lab.augment import apply_steps
+from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
 from undertone.lab.data import Waveforms, copy_utterances, decode_utterances, to_int16
 from undertone.lab.evaluation import (
     CORPUS_CLASSES,
@@ -128,8 +128,6 @@ def add_copies(
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Add the altered copies that a recipe asks for, each marked with the clip it was made of."""
-    from undertone.lab.augment import apply_steps, check_steps
-
     utterances, clips, digests = (
         list(dataset.utterances),
         list(dataset.waveforms.clips),

@@ -243,7 +243,9 @@ def _draw(
     smoothing = recipe.training.label_smoothing
     if store is not None:
         for rows in batches:
-            yield *store[rows], *to_device(soft_target(train, rows, smoothing), weight[rows]), rows
+            features, n_valid = store[rows]
+            target, clip_weight = to_device(soft_target(train, rows, smoothing), weight[rows])
+            yield features, n_valid, target, clip_weight, rows
         return
     for number, (waveform, lengths, rows) in enumerate(load_batches(train, batches, recipe, seed, epoch)):
         rng = np.random.default_rng([seed, epoch, fabric.global_rank, number])

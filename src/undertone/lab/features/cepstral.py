@@ -35,6 +35,7 @@ class MFCC(LogMel):
     librosa 0.11 ``feature.mfcc`` and ``feature.delta`` (width 9, ``mode="interp"``), 1e-4 of the largest value.
     """
 
+    dct: Tensor
     label = "mfcc"
 
     def __init__(self, n_mfcc: int = 40, n_mels: int = 128, n_fft: int = 512, win_length: int = 400,
@@ -70,7 +71,7 @@ def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:
 
 
 def delta(features: Tensor, n_valid: Tensor, *, order: int = 1, width: int = 9) -> Tensor:
-    """Local derivative over time: the slope (order 1), curvature (order 2) or third derivative of a polynomial fitted in a window.
+    """Local derivative over time, of order 1 to 3, of a polynomial fitted in a window.
 
     Parameters
     ----------
