@@ -192,6 +192,9 @@ def _table_page(by_recipe: Mapping[str, Mapping[str, Any]], folder: str) -> str:
     ]
     order = sorted(by_recipe, key=lambda name: (load_recipe(name).published is None, name))
     lines += [_table_row(load_recipe(name), by_recipe[name], folder) for name in order]
+    missing = [f"`{name}`" for name in recipe_names() if load_recipe(name).published and name not in by_recipe]
+    lines += ["", "A dash: not measured yet, or nothing published."]
+    lines += [f"Not measured yet at all: {', '.join(missing)}."] if missing else []
     lines += ["", *_lessons(by_recipe), "", *_footnotes(by_recipe), ""]
     return "\n".join(lines)
 
