@@ -85,8 +85,18 @@ def test_fourier_transform_is_the_exported_one(geometry, batch):
     """A product with the whole basis or, from 1,024 samples on, in two steps, whatever the divisors."""
     power = PowerSpectrum(*geometry)
     waveform = batch[0][:2]
-    by_fft, exported = power._power_by_fft(waveform), power.exported(waveform)
+    by_fft, _ = power(waveform, torch.tensor([waveform.shape[1]] * 2))
+    exported = power.exported(waveform)
     np.testing.assert_allclose(exported, by_fft, rtol=1e-4, atol=1e-5 * float(by_fft.max()))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_spectrum_with_a_gradient_is_the_one_without(geometry, batch):
+    """Without, a processor takes it row by row."""
+    power, (waveform, lengths) = PowerSpectrum(*geometry), batch
+    row_by_row, _ = power(waveform, lengths)
+    at_once, _ = power(waveform.clone().requires_grad_(), lengths)
+    assert torch.equal(row_by_row, at_once)
 
 
 class _All(torch.nn.Module):
