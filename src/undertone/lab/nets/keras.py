@@ -120,7 +120,8 @@ def reverse_frames(sequence: Tensor, n_valid: Tensor) -> Tensor:
 
 def _init_recurrent(layer: nn.RNNBase, cell: str) -> None:
     """Glorot-uniform kernel, orthogonal recurrent kernel, zero bias but for an LSTM's forget gate."""
-    kernel, recurrent, n_out = layer.weight_ih_l0, layer.weight_hh_l0, layer.hidden_size
+    kernel, recurrent = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
+    n_out = layer.hidden_size
     limit = math.sqrt(6 / (layer.input_size - 1 + N_GATES[cell] * n_out))
     with torch.no_grad():
         kernel.uniform_(-limit, limit)
@@ -153,7 +154,9 @@ def _(sequence: Tensor, kernel: Tensor, recurrent: Tensor, cell: str) -> Tensor:
 
 def onnx_translations() -> dict[Callable, Callable]:
     """Return what ``torch.onnx.export`` has to know of the operators here, its ``custom_translation_table``."""
-    from onnxscript import opset18 as op  # a leaf: torch brings it in for its exporter
+    from onnxscript import opset18  # a leaf: torch brings it in for its exporter
+
+    op: Any = opset18
 
     def translate(sequence: Any, kernel: Any, recurrent: Any, cell: str) -> Any:
         n_out = recurrent.shape[1]
