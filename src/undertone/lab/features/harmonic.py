@@ -42,6 +42,9 @@ class Chroma(SpectralFeature):
     can move where two bins are level: it was librosa's own for all but TUNED of 400 clips of four corpora.
     """
 
+    position: Tensor
+    width: Tensor
+    filters: Tensor
     label = "chroma"
 
     def __init__(self, n_chroma: int = 12, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,
@@ -353,6 +356,8 @@ class HarmonicChroma(SpectralFeature):
     constant-Q filter in its middle, whose window's ends count little. Frames are not normalised.
     """
 
+    filters: Tensor
+    smoothing: Tensor
     label = "harmonic_chroma"
 
     def __init__(self, n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *, kernel: int = 31,
@@ -421,6 +426,7 @@ class Tonnetz(SpectralFeature):
     chroma: 1e-5. ``"harmonic"`` is not librosa's ``tonnetz(y=harmonic(y))``: HARMONIC.
     """
 
+    centroids: Tensor
     label = "tonnetz"
 
     def __init__(self, source: str = "chroma", n_fft: int = 512, win_length: int = 400, hop_length: int = 160, *,

@@ -278,6 +278,7 @@ class Mel(SpectralFeature):
     librosa 0.11 ``feature.melspectrogram``, rtol 1e-4 of the largest band.
     """
 
+    filters: Tensor
     label = "mel"
 
     def __init__(self, n_mels: int = 80, n_fft: int = 512, win_length: int = 400, hop_length: int = 160,
