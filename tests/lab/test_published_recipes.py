@@ -122,7 +122,9 @@ def model(recipe, batch):
     if recipe.normalise == "fitted":
         with torch.no_grad():
             features, _ = model.front_end.extract(*batch)
-        model.front_end.fit(features.mean(dim=0), features.std(dim=0))
+        mean, std = features.mean(dim=0), features.std(dim=0)
+        std[std < 1e-6 * mean.abs().max()] = 0  # rounding, not variation, as in training
+        model.front_end.fit(mean, std)
     return model
 
 
