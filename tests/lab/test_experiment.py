@@ -205,6 +205,7 @@ def test_calm_is_left_alone_on_corpora_that_have_no_label_for_it(dataset):
     neutral = np.array([row for row in rows if dataset.utterances[row].emotion != "calm"])
     other = replace(dataset, utterances=tuple(elsewhere)).clips(neutral, classes)
     assert (other.allowed == [True, True, False]).all()
+    assert replace(dataset, utterances=tuple(elsewhere)).clips(neutral, classes, masks=False).allowed.all()
     assert set(other.group) == {list(CORPORA).index("crema-d")}
     assert [classes[target] for target in other.target] == [dataset.utterances[row].emotion for row in neutral]
 

@@ -62,12 +62,18 @@ class Dataset:
     problems: tuple[Problem, ...]
     unreadable: dict[str, str]
 
-    def clips(self, rows: np.ndarray, classes: tuple[str, ...]) -> LabelledClips:
-        """Labelled clips of ``rows`` for training and development."""
+    def clips(self, rows: np.ndarray, classes: tuple[str, ...], *, masks: bool = True) -> LabelledClips:
+        """Labelled clips of ``rows`` for training and development.
+
+        With ``masks``, a class that the clip's corpus does not tell from another is left out of its loss.
+        """
         chosen = [self.utterances[row] for row in rows]
         names = list(CORPORA)
         allowed = np.array(
-            [[name not in AMBIGUOUS or name in CORPUS_CLASSES[clip.corpus] for name in classes] for clip in chosen],
+            [
+                [not masks or name not in AMBIGUOUS or name in CORPUS_CLASSES[clip.corpus] for name in classes]
+                for clip in chosen
+            ],
             dtype=bool,
         ).reshape(len(chosen), len(classes))
         return LabelledClips(
@@ -233,7 +239,9 @@ def _train(
     accelerator: str,
     on_epoch: Callable[[int, int, dict[str, float]], None] | None,
 ) -> tuple[EmotionModel, dict[str, Any]]:
-    train, dev = dataset.clips(split.train, split.classes), dataset.clips(split.dev, split.classes)
+    # Where every clip may be answered with any class, as in the published protocols, any answer has to be learned.
+    masks = get_protocol(split.protocol).speaker_disjoint
+    train, dev = (dataset.clips(rows, split.classes, masks=masks) for rows in (split.train, split.dev))
     fabric = make_fabric(precision=recipe.training.precision, accelerator=accelerator)
     model, history = fit(recipe, split.classes, train, dev if len(dev) else None, run_dir, seed=seed,
                          fabric=fabric, on_epoch=on_epoch)  # fmt: skip
