@@ -13,6 +13,7 @@ from undertone.cli.plain_help import Group
 from undertone.cli.terminal import complain, fail
 
 RUNS = Path("runs")
+COMMANDS = ["corpora", "recipes", "train", "evaluate", "test", "export", "search", "table", "features"]
 EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 
 
@@ -21,7 +22,7 @@ class LabCommands(Group):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order in which one needs them."""
-        return ["corpora", *(name for name in super().list_commands(ctx) if name != "corpora")]
+        return sorted(super().list_commands(ctx), key=COMMANDS.index)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
