@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.feature import frame_mask
-from undertone.lab.features.spectral import SpectralFeature, is_exporting
+from undertone.lab.features.spectral import SpectralFeature, block_product, dense_blocks, is_exporting
 
 A0_HZ = 27.5
 C1_HZ = A0_HZ * 2 ** (3 / 12)
@@ -39,7 +39,8 @@ class Chroma(SpectralFeature):
     References
     ----------
     librosa 0.11 ``feature.chroma_stft``: 1e-4 at a given ``tuning``. The estimate is a histogram's peak, which rounding
-    can move where two bins are level: it was librosa's own for all but TUNED of 400 clips of four corpora.
+    can move where two of its bins are level: it was librosa's own for 397 of 400 clips of four corpora at n_fft 2048
+    and 22,050 Hz, for 393 of 400 at n_fft 512 and 16 kHz. Taking 0 instead moves chroma by 0.05 and 0.03 on average.
     """
 
     position: Tensor
@@ -153,7 +154,10 @@ class SpectralContrast(SpectralFeature):
 
     References
     ----------
-    librosa 0.11 ``feature.spectral_contrast``, on magnitudes: CONTRAST.
+    librosa 0.11 ``feature.spectral_contrast``, on magnitudes: 0.01 dB where a valley is above 1e-4 of its frame's
+    largest magnitude (83 % of 400 real clips at 16 kHz), 0.5 dB down to the floor (97 %). Below, as in a band that
+    resampling left empty (85 % are above it in clips brought from 16 to 22.05 kHz), the floor keeps contrast low where
+    librosa's measures the rounding of the file, up to 40 dB more.
     """
 
     label = "spectral_contrast"
@@ -367,9 +371,10 @@ class HarmonicChroma(SpectralFeature):
         filters = _semitone_filters(n_fft, sample_rate)
         self.n_bins = int(np.flatnonzero(filters.any(axis=0))[-1]) + 1  # above the last octave nothing counts
         self.n_octaves = len(filters) // 12
+        self.blocks = dense_blocks(filters, self.n_octaves)
         self.register_buffer("filters", torch.from_numpy(filters[:, : self.n_bins].copy()), persistent=False)
         smoothing = _octave_windows(self.n_octaves, sample_rate / hop_length)
-        self.register_buffer("smoothing", torch.from_numpy(smoothing)[:, None], persistent=False)  # (octaves, 1, taps)
+        self.register_buffer("smoothing", torch.from_numpy(smoothing)[None], persistent=False)  # (1, octaves, taps)
 
     def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
         """Harmonic chroma, (batch, 12, n_frames), not normalised."""
@@ -377,10 +382,11 @@ class HarmonicChroma(SpectralFeature):
         mask = harmonic_mask(power, n_valid, self.kernel)[:, : self.n_bins]
         power = power[:, : self.n_bins] * mask.square()
         loudness = torch.where(power < TINY, 0.0, power.clamp_min(TINY).pow(1.25 / 2))
-        semitones = self.filters @ loudness  # (B, octaves * 12, T)
+        semitones = block_product(self.filters, self.blocks, loudness)  # (B, octaves * 12, T)
         by_octave = semitones.unflatten(1, (self.n_octaves, 12)).transpose(1, 2).flatten(0, 1)  # (B * 12, octaves, T)
-        smooth = F.conv1d(by_octave, self.smoothing, padding=self.smoothing.shape[2] // 2, groups=self.n_octaves)
-        chroma = smooth.sum(dim=1).unflatten(0, (-1, 12))
+        chroma = F.conv1d(by_octave, self.smoothing, padding=self.smoothing.shape[2] // 2).unflatten(0, (-1, 12))[
+            :, :, 0
+        ]
         return chroma * frame_mask(n_valid, power.shape[2])[:, None]
 
 
@@ -422,8 +428,10 @@ class Tonnetz(SpectralFeature):
 
     References
     ----------
-    Harte, Sandler & Gasser (2006), https://doi.org/10.1145/1178723.1178727. librosa 0.11 ``feature.tonnetz``, given our
-    chroma: 1e-5. ``"harmonic"`` is not librosa's ``tonnetz(y=harmonic(y))``: HARMONIC.
+    Harte, Sandler & Gasser (2006), https://doi.org/10.1145/1178723.1178727. librosa 0.11 ``feature.tonnetz`` of a given
+    chroma: 1e-4. ``"harmonic"`` differs from librosa's ``tonnetz(y=harmonic(y))`` by 0.042 on average over 40 clips of
+    four corpora at 22,050 Hz, where librosa's deviates by 0.119 over all frames; the two correlate at 0.83 (0.78 to 0.89
+    by row). ``"chroma"`` differs by 0.072 and correlates at 0.59.
     """
 
     centroids: Tensor
