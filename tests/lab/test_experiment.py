@@ -26,6 +26,7 @@ from undertone.lab.experiment import (
     test_model,
     train_final,
 )
+from undertone.lab.recipes import load_recipe
 from undertone.lab.training import CHECKPOINT, TrainingError
 from undertone.model_file import TrainingCorpus, write_card
 from undertone.recognizer import load_model
@@ -360,3 +361,24 @@ def test_a_copy_that_cannot_be_made_is_a_recipe_error(make_recipe):
     ):
         with pytest.raises(RecipeError, match=message):
             make_recipe(copies=copies)
+
+
+def test_restricted_scores_answer_each_clip_with_its_own_corpus_emotions():
+    """Two corpora; the network's favourite, calm, is no answer on CREMA-D: its second choice counts there."""
+    clips = [("ravdess", "calm"), ("ravdess", "anger"), ("crema-d", "anger"), ("crema-d", "neutral")]
+    classes = ["anger", "neutral", "calm"]
+    logits = [[0.0, 1.0, 3.0], [2.0, 0.0, 3.0], [2.0, 1.0, 3.0], [1.0, 2.0, 3.0]]
+    recipe = load_recipe("undertone-small")
+    fold = {
+        "protocol": "pooled-speaker", "fold": 0, "classes": classes, "recipe": recipe.to_json(), "seed": 0,
+        "recipe_hash": recipe.hash, "temperature": 1.0, "banner": "", "extra_train": [], "audit": {}, "notes": [],
+        "audit_summary": "", "history": [], "best_epoch": 1, "dev_uar": 0.5, "training_seconds": 1.0,
+        "test_logits": logits,
+        "test": [
+            {"id": str(n), "corpus": corpus, "speaker": f"{corpus}/{n}", "sex": "female", "emotion": emotion}
+            for n, (corpus, emotion) in enumerate(clips)
+        ],
+    }  # fmt: skip
+    report = experiment.summarise([fold])
+    assert report["scores"]["war"] == 0.25
+    assert report["restricted"]["war"] == 0.75

@@ -521,6 +521,9 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
             for kind, values in kinds.items():
                 values["ece_uncalibrated"] = raw_both[corpus][kind]["ece"]
         report["corpora"] = both
+        allowed = np.array([[name in CORPUS_CLASSES[corpus] for name in classes] for corpus in corpora])
+        own = np.where(allowed, probs, 0)
+        report["restricted"] = scores(target, own / own.sum(axis=1, keepdims=True), classes=classes, **who)
     sex_of = {clip["speaker"]: clip["sex"] for clip in tested}
     for part in (overall, *(values for kinds in report.get("corpora", {}).values() for values in kinds.values())):
         for speaker, row in part["per_speaker"].items():
