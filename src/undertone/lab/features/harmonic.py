@@ -430,8 +430,8 @@ class Tonnetz(SpectralFeature):
     ----------
     Harte, Sandler & Gasser (2006), https://doi.org/10.1145/1178723.1178727. librosa 0.11 ``feature.tonnetz`` of a given
     chroma: 1e-4. ``"harmonic"`` differs from librosa's ``tonnetz(y=harmonic(y))`` by 0.042 on average over 40 clips of
-    four corpora at 22,050 Hz, where librosa's deviates by 0.119 over all frames; the two correlate at 0.83 (0.78 to 0.89
-    by row). ``"chroma"`` differs by 0.072 and correlates at 0.59.
+    four corpora at 22,050 Hz, where librosa's deviates by 0.119 over all frames; the two correlate at 0.83 (0.78 to
+    0.89 by row). ``"chroma"`` differs by 0.072 and correlates at 0.59.
     """
 
     centroids: Tensor
