@@ -57,9 +57,10 @@ class PowerSpectrum(Feature):
         self.sample_rate, self.frames_per_second = sample_rate, sample_rate / hop_length
         self.n_bins = self.n_features = n_fft // 2 + 1
         taps = WINDOWS[window](win_length, dtype=torch.float64)
-        self.register_buffer("window", taps.float(), persistent=False)
         self.offset = (n_fft - win_length) // 2
-        self.exported = _BasisConvolution(self, taps) if n_fft < FINE_N_FFT else TwoStepDFT(self, taps)
+        centred = F.pad(taps, (self.offset, n_fft - win_length - self.offset))
+        self.register_buffer("window", centred.float(), persistent=False)  # (n_fft,)
+        self.exported = _BasisConvolution(self, taps) if n_fft < FINE_N_FFT else TwoStepDFT(self)
 
     def count_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames per row, (batch,) int64, of ``lengths`` valid samples."""
@@ -85,19 +86,21 @@ class PowerSpectrum(Feature):
         power = waveform.new_empty(len(waveform), n_frames, self.n_bins)
         for row, length, out in zip(waveform, lengths.tolist(), power, strict=True):
             n_valid = length // self.hop_length + 1
-            parts = torch.view_as_real(self._transform(row[:length])).square_()  # (T, n_bins, 2)
+            padded = F.pad(row[:length], (self.n_fft // 2, self.n_fft // 2))
+            frames = padded.unfold(0, self.n_fft, self.hop_length) * self.window  # (T, n_fft)
+            parts = torch.view_as_real(torch.fft.rfft(frames)).square_()  # (T, n_bins, 2)
             parts = parts.detach().numpy()  # numpy adds neighbours faster than torch
             np.add(parts[:, :, 0], parts[:, :, 1], out=out[:n_valid].detach().numpy())
             out[n_valid:] = 0
         return power.transpose(1, 2)
 
     def _transform(self, waveform: Tensor) -> Tensor:
-        """Complex spectrum of (n_samples,) or (batch, n_samples): (..., n_frames, n_bins)."""
+        """Complex spectrum, (batch, n_frames, n_bins)."""
         return torch.stft(
             waveform,
             self.n_fft,
             self.hop_length,
-            self.win_length,
+            self.n_fft,
             self.window,
             center=True,
             pad_mode="constant",
@@ -153,14 +156,13 @@ class TwoStepDFT(nn.Module):
     along: Tensor
     bins: Tensor
 
-    def __init__(self, spectrum: PowerSpectrum, taps: Tensor):
+    def __init__(self, spectrum: PowerSpectrum):
         super().__init__()
         n_fft, self.hop_length = spectrum.n_fft, spectrum.hop_length
         self.n_fft, self.step = n_fft, math.gcd(spectrum.hop_length, n_fft)
         divisors = [rows for rows in range(1, n_fft + 1) if n_fft % rows == 0]
         self.rows = min(divisors, key=lambda rows: (rows // 2 + 1) * (n_fft + 2 * (n_fft // rows) ** 2))
         self.columns, self.n_half = n_fft // self.rows, self.rows // 2 + 1
-        window = F.pad(taps, (spectrum.offset, n_fft - spectrum.win_length - spectrum.offset))
         real, imag = _fourier(self.rows, self.n_half, self.rows)  # (rows, n_half)
         self.register_buffer("down", torch.cat([real, imag], dim=1).T.float().contiguous(), persistent=False)
         self.register_buffer(
@@ -169,7 +171,7 @@ class TwoStepDFT(nn.Module):
         real, imag = _fourier(self.columns, self.columns, self.columns)
         along = torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)])
         self.register_buffer("along", along.float(), persistent=False)  # (2 columns, 2 columns): real and imaginary
-        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("window", spectrum.window, persistent=False)
         bins = torch.arange(spectrum.n_bins)
         bins = torch.where(bins % self.rows < self.n_half, bins, n_fft - bins)
         bins = bins % self.rows * self.columns + torch.div(bins, self.rows, rounding_mode="floor")
