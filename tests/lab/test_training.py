@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from undertone.lab import batches, training
 from undertone.lab.evaluation import uar
-from undertone.lab.recipes import build_model
+from undertone.lab.recipes import Published, build_model
 from undertone.lab.training import (
     CHECKPOINT,
     LabelledClips,
@@ -311,6 +311,15 @@ def test_a_run_folder_of_something_else_is_refused(what, finished, make_recipe, 
     with pytest.raises(TrainingError, match="another recipe, other data or another seed"):
         fit(*arguments.values(), run_dir, seed=seed)
     assert {path: path.stat().st_mtime_ns for path in run_dir.iterdir()} == before
+
+
+def test_a_corrected_note_goes_on_with_the_run(finished, make_recipe, train, dev):
+    run_dir, _, history = finished
+    config = (run_dir / "config.json").read_bytes()
+    recipe = replace(make_recipe(), published=Published(source="a paper", note="said better"))
+    _, read = fit(recipe, CLASSES, train, dev, run_dir, seed=3)
+    assert read.rows == history.rows
+    assert (run_dir / "config.json").read_bytes() == config
 
 
 def test_log_and_tensorboard_hold_every_epoch(finished):

@@ -391,11 +391,13 @@ def _describe(
 
 def _claim(run_dir: Path, description: dict[str, Any], *, writes: bool) -> None:
     path = run_dir / "config.json"
-    text = json.dumps(description, indent=2)
     if not path.exists():
         if writes:
-            _write(path, text.encode())
-    elif json.loads(path.read_text()) != json.loads(text):
+            _write(path, json.dumps(description, indent=2).encode())
+        return
+    found = json.loads(path.read_text())
+    # A recipe is known by its hash: a corrected note about its source must not cost a training.
+    if any(found.get(key) != value for key, value in description.items() if key != "recipe"):
         raise TrainingError(
             f"{run_dir} holds a run with another recipe, other data or another seed; choose another folder or remove it"
         )
