@@ -316,7 +316,7 @@ def test_a_run_folder_of_something_else_is_refused(what, finished, make_recipe, 
 def test_a_corrected_note_goes_on_with_the_run(finished, make_recipe, train, dev):
     run_dir, _, history = finished
     config = (run_dir / "config.json").read_bytes()
-    recipe = replace(make_recipe(), published=Published(source="a paper", note="said better"))
+    recipe = replace(make_recipe(), published=Published("a paper", "pooled-random", note="said better"))
     _, read = fit(recipe, CLASSES, train, dev, run_dir, seed=3)
     assert read.rows == history.rows
     assert (run_dir / "config.json").read_bytes() == config
