@@ -11,13 +11,13 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undertone.emotions import EMOTIONS
+from undertone.files import write_file
 from undertone.onnx_reader import MIN_CLASSIC_RUNTIME, OnnxError, check_graph, read_metadata, replace_metadata
 
 if TYPE_CHECKING:
@@ -201,16 +201,7 @@ def write_card(model: bytes | str | Path, card: Card, out: str | Path) -> Path:
     except OnnxError as error:
         raise ModelFileError(f"cannot put a card on this model: {error}") from None
     _card_of(onnx_bytes, out)
-    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(onnx_bytes)
-            file.close()
-            temporary.chmod(0o644)
-            temporary.replace(out)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    write_file(out, onnx_bytes)
     return out
 
 

@@ -1,6 +1,7 @@
 """Features computed once, fitted standardisation, optimizers, schedules and the choice of an epoch."""
 
 # ruff: noqa: E402 - imports follow the check that torch is there
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -65,7 +66,8 @@ def test_stored_features_are_those_of_the_front_end(train, tmp_path):
         alone, _ = front_end(waveform, torch.tensor([waveform.shape[1]]))
         np.testing.assert_allclose(features, alone[0], atol=1e-4)
     assert n_valid.tolist() == [20] * 3
-    assert len(list(tmp_path.iterdir())) == 1
+    if os.name == "posix":  # a process that is killed leaves nothing behind
+        assert not list(tmp_path.iterdir())
     store.close()
     assert not list(tmp_path.iterdir())
 

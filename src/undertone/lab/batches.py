@@ -6,6 +6,7 @@ Every random number follows from (seed, epoch, batch), so that a run gone on wit
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,7 +200,8 @@ class FeatureStore:
     front_end
         One whose features have a fixed number of frames. They are kept as :meth:`FrontEnd.extract` gives them.
     path
-        The file, (n, n_features, n_frames) float32, written anew; :meth:`close` removes it.
+        The file, (n, n_features, n_frames) float32, written anew. It loses its name at once where the system allows
+        it (not on Windows), so that a process that is killed leaves nothing behind.
     """
 
     def __init__(self, front_end: FrontEnd, waveforms: Waveforms, path: Path):
@@ -207,6 +209,8 @@ class FeatureStore:
         shape = (len(waveforms), front_end.n_features, front_end.n_frames)
         self.front_end, self.path = front_end, path.with_name(f"{path.name}.{os.getpid()}")
         self.features = np.lib.format.open_memmap(self.path, mode="w+", dtype=np.float32, shape=shape)
+        with suppress(PermissionError):
+            self.path.unlink()
         device = next(front_end.buffers()).device
         for rows in bucket_batches(waveforms.n_samples, FEATURE_BATCH):
             waveform, lengths = pad_batch([to_float(waveforms.clips[row]) for row in rows])

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from undertone.files import write_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -153,13 +155,6 @@ def save_figure(figure: "Figure", folder: Path, name: str, formats: Sequence[str
     for path, kind in zip(paths, formats, strict=True):
         write_file(path, _as_bytes(figure, kind))
     return paths
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _as_bytes(figure: "Figure", kind: str) -> bytes:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
+from undertone.files import write_file
 from undertone.lab.augment import apply_steps
 from undertone.lab.corpora import CORPORA, CorpusError, Problem, Utterance, exclude, find_problems, load
 from undertone.lab.data import Waveforms, copy_utterances, decode_utterances, to_int16
@@ -199,7 +200,7 @@ def run_fold(
         "test_logits": _rounded(compute_logits(model, dataset.waveforms.select(split.test))),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    _write_json(done, result)
+    write_file(done, json.dumps(result))
     return result
 
 
@@ -226,7 +227,7 @@ def train_final(
         "notes": list(split.notes),
         "dev": [dataset.utterances[row].utterance_id for row in split.dev],
     }
-    _write_json(run_dir / FOLD_FILE, result)
+    write_file(run_dir / FOLD_FILE, json.dumps(result))
     return result
 
 
@@ -627,12 +628,6 @@ def _known_as(emotion: str, labels: tuple[str, ...]) -> str:
 
 def _rounded(logits: np.ndarray) -> list[list[float]]:
     return [[round(float(value), 5) for value in row] for row in logits]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # of several devices, each process writes the same
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
 
 
 def select_speakers(utterances: Sequence[Utterance], speakers: str | None) -> list[Utterance]:

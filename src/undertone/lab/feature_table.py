@@ -8,7 +8,6 @@ that memory does not grow with their number.
 
 import csv
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from undertone.audio import SAMPLE_RATE, AudioError, load_waveform
+from undertone.files import replacing
 from undertone.formats import open_output
 from undertone.lab.corpora import Utterance
 from undertone.lab.data import pad_batch
@@ -301,7 +301,7 @@ def _parquet(out: Path | None, columns: Sequence[str], per_frame: bool) -> Itera
             writer.write_table(pyarrow.table(arrays, schema=schema))
             waiting.clear()
 
-    with _replacing(out) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+    with replacing(out) as temporary, parquet.ParquetWriter(str(temporary), schema) as writer:
 
         def write(labels: Sequence[str | None], values: np.ndarray, error: str) -> None:
             if error:
@@ -312,18 +312,3 @@ def _parquet(out: Path | None, columns: Sequence[str], per_frame: bool) -> Itera
 
         yield write
         flush(writer)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[str]:
-    """Name of a new file beside ``path`` that takes its place at the end, or is gone after an exception."""
-    target = Path(os.path.realpath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(descriptor)
-    try:
-        yield temporary
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

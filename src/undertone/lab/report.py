@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from undertone.files import write_file
 from undertone.lab.corpora import CORPORA
-from undertone.lab.drawing import EMOTION_COLOURS, PALETTE, calm, figure_style, new_figure, render, write_file
+from undertone.lab.drawing import EMOTION_COLOURS, PALETTE, calm, figure_style, new_figure, render
 from undertone.lab.recipes import load_recipe, recipe_names
 
 if TYPE_CHECKING:

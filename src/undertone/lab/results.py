@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from undertone.audio import SAMPLE_RATE
+from undertone.files import write_file
 from undertone.lab.data import bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import get_protocol
 from undertone.lab.experiment import evaluate, parity_clips
@@ -99,7 +100,7 @@ def run_job(
     model, _ = load_run(folder / f"fold-{report['folds'][0]}")
     row = summarise_row(report) | {"times_real_time": round(measure_speed(model, clips.clips), 1)}
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / f"{job.name}.json", json.dumps(row, indent=1) + "\n")
+    write_file(out / f"{job.name}.json", json.dumps(row, indent=1) + "\n")
     save_figures(report, out, prefix=f"{job.name}-", names=("learning", "confusion"))
     return out / f"{job.name}.json"
 
@@ -175,9 +176,9 @@ def write_pages(data: Path, page: Path) -> None:
     by_recipe: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_recipe.setdefault(row["recipe"], {})[row["protocol"]] = row
-    _write(page, _table_page(by_recipe, data.name))
+    write_file(page, _table_page(by_recipe, data.name))
     for name, found in by_recipe.items():
-        _write(data / f"{name}.md", _recipe_page(load_recipe(name), found))
+        write_file(data / f"{name}.md", _recipe_page(load_recipe(name), found))
 
 
 def _table_page(by_recipe: Mapping[str, Mapping[str, Any]], folder: str) -> str:
@@ -346,12 +347,6 @@ def _protocol_section(name: str, protocol: str, row: Mapping[str, Any]) -> list[
     for figure, alt in (("learning", "Loss and UAR by epoch"), ("confusion", "Confusion matrix")):
         lines += [f"![{alt}, {name} under {protocol}]({name}--{protocol}-{figure}.svg)", ""]
     return [*lines, "```text", row["audit_summary"], "```", ""]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def finished(jobs: Iterable[Job], runs: Path) -> list[Job]:

@@ -13,7 +13,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from undertone.files import write_file
 from undertone.lab.corpora import CORPORA
 from undertone.lab.evaluation import (
     CORPUS_CLASSES,
@@ -192,7 +192,7 @@ def search_zoo(
         done[fold] = _search_fold(material, split, run_dir / f"fold-{fold}", n_threads, on_family)
     results = _summarise(material, splits, audits, done)
     results["random_split"] = _try_random_split(material, splits, done, run_dir)
-    _write_json(run_dir / "results.json", results)
+    write_file(run_dir / "results.json", json.dumps(results))
     _write_tables(results, done, run_dir)
     return results
 
@@ -234,7 +234,7 @@ def _search_fold(
         else:
             folder.mkdir(parents=True, exist_ok=True)
             found[name] = _search_and_test(material, split, name, inner, n_threads) | {"identity": identity}
-            _write_json(path, found[name])
+            write_file(path, json.dumps(found[name]))
         if on_family is not None:
             on_family(split.fold, n_done, len(names), name, found[name]["inner_uar"])
     return found
@@ -403,7 +403,7 @@ def _try_random_split(
                     speakers=material.speaker(rows[everywhere]).tolist())  # fmt: skip
     result = {"name": RANDOM_SPLIT, "banner": banner, "n_parts": n_parts, "identity": identity,
               **{key: scored[key] for key in ("uar", "war", "n_utterances")}}  # fmt: skip
-    _write_json(path, result)
+    write_file(path, json.dumps(result))
     return result
 
 
@@ -764,8 +764,8 @@ def _write_network_results(
         "best_recipe": str(run_dir / "best.toml"),
         "trials": rows,
     }
-    _write_text(run_dir / "best.toml", to_toml(with_values(recipe, chosen).to_json()))
-    _write_json(run_dir / "results.json", results)
+    write_file(run_dir / "best.toml", to_toml(with_values(recipe, chosen).to_json()))
+    write_file(run_dir / "results.json", json.dumps(results))
     _write_csv(run_dir / "trials.csv", rows)
     return results
 
@@ -804,20 +804,10 @@ def _rounded(logits: np.ndarray) -> list[list[float]]:
     return [[round(float(value), 5) for value in row] for row in logits]
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content))
-
-
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, text.getvalue())

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from undertone.files import replacing, write_file
 from undertone.lab.batches import (
     FeatureStore,
     LabelledClips,
@@ -393,7 +394,7 @@ def _claim(run_dir: Path, description: dict[str, Any], *, writes: bool) -> None:
     path = run_dir / "config.json"
     if not path.exists():
         if writes:
-            _write(path, json.dumps(description, indent=2).encode())
+            write_file(path, json.dumps(description, indent=2))
         return
     found = json.loads(path.read_text())
     # A recipe is known by its hash: a corrected note about its source must not cost a training.
@@ -434,7 +435,7 @@ def _save(
         "groups": groups,
     }
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    _write(run_dir / CHECKPOINT, save(contiguous, {"state": json.dumps(numbers, default=_jsonable)}))
+    write_file(run_dir / CHECKPOINT, save(contiguous, {"state": json.dumps(numbers, default=_jsonable)}))
 
 
 def _jsonable(value: Any) -> Any:
@@ -472,20 +473,12 @@ def _restore(
 def _write_log(run_dir: Path, history: History) -> None:
     """``log.csv`` of the whole history, and this epoch's TensorBoard scalars."""
     rows = history.rows
-    temporary = run_dir / ".log.csv"
-    with temporary.open("w", newline="") as file:
+    with replacing(run_dir / "log.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(run_dir / "log.csv")
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
     with SummaryWriter(str(run_dir / "tensorboard")) as board:
         for name, value in rows[-1].items():
             board.add_scalar(name, value, int(rows[-1]["epoch"]))
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)

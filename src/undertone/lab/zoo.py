@@ -9,7 +9,6 @@ Nothing here knows a protocol, a split or a file of a model: see :mod:`undertone
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
+from undertone.files import replacing
 from undertone.lab import features as features_package
 from undertone.lab.data import Waveforms, bucket_batches, default_cache_dir, pad_batch, to_float
 from undertone.lab.features import Feature, build_features
@@ -435,10 +435,8 @@ def extract_vectors(
         return np.load(stored)
     vectors = compute_vectors(section, waveforms, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = stored.with_name(f".{stored.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with replacing(stored) as temporary, temporary.open("wb") as file:
         np.save(file, vectors)
-    temporary.replace(stored)
     return vectors
 
 

@@ -6,8 +6,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from undertone.files import write_file
 from undertone.lab.corpora import CORPORA
-from undertone.lab.drawing import EMOTION_COLOURS, figure_style, render, save_figure, write_file
+from undertone.lab.drawing import EMOTION_COLOURS, figure_style, render, save_figure
 from undertone.lab.explore import words
 from undertone.lab.explore.figures import draw_all, title_of
 from undertone.lab.explore.measure import Exploration, Progress
