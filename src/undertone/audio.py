@@ -136,7 +136,7 @@ def stream_blocks(
         (n,) float32, mono, [-1, 1], 16 kHz; n is at least 1 and varies.
     """
     with _opened(source, sample_rate) as sound:
-        _check_header(sound.info, max_duration_s)
+        check_header(sound.info, max_duration_s)
         is_empty = True
         for block in _resample(_mix(sound, max_duration_s), sound.info.sample_rate):
             if len(block):
@@ -155,7 +155,7 @@ def audio_info(source: Source, *, sample_rate: int | None = None) -> AudioInfo:
     0.5
     """
     with _opened(source, sample_rate) as sound:
-        _check_header(sound.info, math.inf)
+        check_header(sound.info)
         return sound.info
 
 
@@ -213,6 +213,16 @@ def _opened(source: Source, sample_rate: int | None) -> Iterator[_Sound]:
         raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
+def mono_blocks(array: np.ndarray, *, sample_rate: int) -> Iterator[np.ndarray]:
+    """Yield an array as float32 blocks, mono and at its own rate, checked and scaled as :func:`load_waveform` does.
+
+    For sound that arrives in pieces: an empty array yields nothing, and who takes the blocks resamples them.
+    """
+    with _opened(array, sample_rate) as sound:
+        check_header(sound.info)
+        yield from _mix(sound, math.inf)
+
+
 def _name(source: object) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source) or "''"
@@ -223,7 +233,8 @@ def _name(source: object) -> str:
     return "audio data"
 
 
-def _check_header(info: AudioInfo, max_duration_s: float) -> None:
+def check_header(info: AudioInfo, max_duration_s: float = math.inf) -> None:
+    """Refuse channels, a sample rate or a declared duration out of range, with an AudioError."""
     if not 1 <= info.n_channels <= MAX_CHANNELS:
         hint = " (channels come last: pass array.T)" if info.format == "array" else ""
         raise AudioError(f"has {info.n_channels} channels; 1 to {MAX_CHANNELS} can be mixed to mono{hint}")

@@ -346,6 +346,13 @@ def evaluate(
     return summarise([_read_fold(folders[fold] / FOLD_FILE, identities[fold]) for fold in folds], dataset)
 
 
+def run_dir_of(
+    protocol: str, recipe: Recipe, seed: int = 0, extra_train: Sequence[str] = (), *, runs: Path = Path("runs")
+) -> Path:
+    """Run folder of a recipe under a protocol, where none is given."""
+    return runs / protocol / "+".join([f"{recipe.name}-{recipe.hash}-seed{seed}", *extra_train])
+
+
 def _refuse_missing_copies(protocol: str, utterances: Sequence[Utterance]) -> None:
     if get_protocol(protocol).tests_copies and not any(utterance.source_id for utterance in utterances):
         raise ProtocolError(

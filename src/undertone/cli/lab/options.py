@@ -102,11 +102,6 @@ def read_recipe(name: str, epochs: int | None) -> Any:
     return recipe if epochs is None else recipe.with_training(epochs=epochs)
 
 
-def run_dir_of(protocol: str, recipe: Any, seed: int, extra_train: tuple[str, ...] = ()) -> Path:
-    """Run folder for a recipe under a protocol, when none is given."""
-    return RUNS / protocol / "+".join([f"{recipe.name}-{recipe.hash}-seed{seed}", *extra_train])
-
-
 def need_root(data: Path | None) -> Path:
     """Return the folder of the corpora, or end with what to give."""
     if data is None:

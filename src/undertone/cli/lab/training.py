@@ -22,7 +22,6 @@ from undertone.cli.lab.options import (
     default_jobs,
     need_root,
     read_recipe,
-    run_dir_of,
     training_progress,
 )
 from undertone.cli.plain_help import Command
@@ -107,7 +106,7 @@ def train(
     fold.json. Stop at any moment: the same command goes on from there.
     """
     from undertone.lab.evaluation import get_protocol
-    from undertone.lab.experiment import load_dataset, run_fold, summarise, train_final
+    from undertone.lab.experiment import load_dataset, run_dir_of, run_fold, summarise, train_final
 
     wanted = read_recipe(recipe, epochs)
     folder = out or run_dir_of(protocol, wanted, seed)
@@ -195,6 +194,7 @@ def evaluate(
     """
     from undertone.lab.corpora import get_corpus
     from undertone.lab.experiment import evaluate as run
+    from undertone.lab.experiment import run_dir_of
     from undertone.lab.report import summary_table, write_report
 
     wanted = read_recipe(recipe, epochs)
