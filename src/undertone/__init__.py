@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from undertone.recognizer import Recognizer as Recognizer
     from undertone.recognizer import load_model as load_model
     from undertone.recognizer import predict as predict
+    from undertone.stream import Stream as Stream
+    from undertone.stream import Update as Update
 
     __version__: str
 
@@ -31,6 +33,8 @@ _MODULES = {
     "ModelFileError": "model_file",
     "Prediction": "recognizer",
     "Recognizer": "recognizer",
+    "Stream": "stream",
+    "Update": "stream",
     "installed_models": "model_file",
     "load_model": "recognizer",
     "predict": "recognizer",
@@ -46,6 +50,8 @@ __all__ = [  # noqa: RUF022 (the two to start with come first)
     "ModelFileError",
     "Prediction",
     "Recognizer",
+    "Stream",
+    "Update",
     "installed_models",
     "read_card",
 ]
