@@ -287,11 +287,17 @@ def _update(prediction: Prediction, start: int, end: int, newest: np.ndarray) ->
         emotion=prediction.emotion,
         confidence=prediction.confidence,
         probs=prediction.probs,
-        level_db=_level_db(newest),
+        level_db=level_db(newest),
     )
 
 
-def _level_db(waveform: np.ndarray) -> float:
-    """Root mean square in dB below full scale, at least FLOOR_DB."""
+def level_db(waveform: np.ndarray) -> float:
+    """Root mean square of a waveform, (n,), in dB relative to full scale, at least FLOOR_DB.
+
+    Examples
+    --------
+    >>> level_db(np.full(100, 0.1)), level_db(np.zeros(100))
+    (-20.0, -100.0)
+    """
     power = float(np.mean(np.square(waveform, dtype=np.float64)))
     return max(FLOOR_DB, 10 * math.log10(power)) if power > 0 else FLOOR_DB
