@@ -4,9 +4,9 @@
     python benchmarks/stream.py --streams 100 --sample-rate 48000 --json out.json
 
 *Compute*: the time that ``Stream.feed`` takes for all chunks of a hop, its answer included; one processor, one thread
-in the runtime. *Lag*: chunks arrive in real time, each stream at a phase of its own; a hop's lag runs from the moment its
-last chunk is there to its answer. Streams that fall behind have a lag that grows without end, so the lag of the last
-quarter of the time is given beside that of all. *Busy* is the part of the workers' time spent in ``feed``.
+in the runtime. *Lag*: chunks arrive in real time, each stream at a phase of its own; a hop's lag runs from the moment
+its last chunk is there to its answer. Streams that fall behind have a lag that grows without end, so the lag of the
+last quarter of the time is given beside that of all. *Busy* is the part of the workers' time spent in ``feed``.
 """
 
 import argparse

@@ -296,7 +296,7 @@ def level_db(waveform: np.ndarray) -> float:
 
     Examples
     --------
-    >>> level_db(np.full(100, 0.1)), level_db(np.zeros(100))
+    >>> round(level_db(np.full(100, 0.1)), 6), level_db(np.zeros(100))
     (-20.0, -100.0)
     """
     power = float(np.mean(np.square(waveform, dtype=np.float64)))
