@@ -11,6 +11,7 @@ import typer
 
 from undertone.cli import models
 from undertone.cli import predict as prediction
+from undertone.cli import serve as serving
 from undertone.cli.plain_help import Command, Group
 
 EPILOG = "[dim]Every command explains itself: [/dim]undertone predict --help"
@@ -123,6 +124,30 @@ def predict(
     """
     status = prediction.run(paths, model, as_csv, as_json, as_jsonl, out, threads)
     raise typer.Exit(status)
+
+
+def serve(**settings: Any) -> None:
+    """Open the page and the service on an address of this computer.
+
+    The page takes files, a microphone and long recordings; programs use REST and
+    WebSocket on the same address (/openapi.json describes them). Nothing that is
+    sent is kept. Every option can be set in the environment as well.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone serve[/cyan]                          for this computer alone
+      [cyan]undertone serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"[/cyan]
+      [cyan]undertone serve -m undertone-small -m mine.onnx --port 9000[/cyan]
+      [cyan]curl -F file=@clip.wav localhost:8000/v1/predict[/cyan]
+
+    Ctrl-C or SIGTERM lets running requests end and takes no new ones.
+    """
+    serving.run(**settings)
+
+
+serve.__signature__ = serving.options()  # type: ignore[attr-defined]
+serve.__annotations__ = {name: option.annotation for name, option in serving.options().parameters.items()}
+app.command(cls=Command)(serve)
 
 
 app.add_typer(models.app, name="models")

@@ -1,0 +1,150 @@
+"""A thin client of the service: predict, timeline and live streams over the network.
+
+>>> from undertone.client import Client
+>>> client = Client("http://localhost:8000", token="...")  # doctest: +SKIP
+>>> client.predict("clip.wav")[0]["emotion"]  # doctest: +SKIP
+'happiness'
+
+REST needs nothing but Python: whoever asks a service has no use for what the service needs. Live streams need
+``websockets`` (extra ``web``).
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+TIMEOUT_S = 300.0
+
+Sound = str | os.PathLike[str] | bytes | BinaryIO
+
+
+class ServiceError(Exception):
+    """An answer that is an error.
+
+    Attributes
+    ----------
+    status
+        Of HTTP; 0 where there was no answer.
+    code, limit
+        As the service names them; ``limit`` is the setting that was met, or None.
+    retry_after_s
+        When to try again, or None where the same request would fail again.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, limit: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class Client:
+    """A service at an address.
+
+    Parameters
+    ----------
+    address
+        As ``undertone serve`` prints it.
+    token
+        What the service asks for, if it does.
+    timeout_s
+        Seconds to wait for an answer.
+    """
+
+    def __init__(self, address: str, *, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        if not address.startswith(("http://", "https://")):
+            raise ValueError(f"{address!r} is no address of a service; give one as http://localhost:8000")
+        self.address = address.rstrip("/")
+        self.token = token
+        self.timeout_s = timeout_s
+
+    def predict(self, sounds: Sound | Sequence[Sound], *, model: str | None = None) -> list[dict[str, Any]]:
+        """Return a row for each clip, in their order: filename, start_s, end_s, emotion, confidence, probs, error.
+
+        Parameters
+        ----------
+        sounds
+            A path, the bytes of a file or an open binary file, or several.
+
+        Raises
+        ------
+        ServiceError
+            If the service refuses. Clips that cannot be used are rows with an ``error``, even if all of them are.
+        """
+        if isinstance(sounds, str | os.PathLike | bytes) or hasattr(sounds, "read"):
+            sounds = [sounds]  # type: ignore[list-item]
+        try:
+            answer = self._post("/v1/predict", sounds, model=model)  # type: ignore[arg-type]
+        except _AllUnusable as error:
+            return error.rows
+        return json.loads(answer)["predictions"]
+
+    def models(self) -> dict[str, Any]:
+        """Return the name of the default model, and what is served in short."""
+        return json.loads(self._open("/v1/models"))
+
+    def card(self, model: str) -> dict[str, Any]:
+        """Return the card of a served model."""
+        return json.loads(self._open(f"/v1/models/{quote(model, safe='')}"))
+
+    def _post(self, path: str, sounds: Iterable[Sound], **query: str | None) -> bytes:
+        boundary = uuid.uuid4().hex
+        body = b"".join(_part(boundary, sound) for sound in sounds) + f"--{boundary}--\r\n".encode()
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._open(f"{path}?{urlencode(given)}", body, f"multipart/form-data; boundary={boundary}")
+
+    def _open(self, path: str, body: bytes | None = None, content_type: str | None = None) -> bytes:
+        request = Request(self.address + path, data=body)
+        if content_type:
+            request.add_header("Content-Type", content_type)
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        try:
+            with urlopen(request, timeout=self.timeout_s) as response:
+                return response.read()
+        except HTTPError as error:
+            raise _refusal(error.code, error.read(), error.headers.get("Retry-After")) from None
+        except (URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise ServiceError(0, "unreachable", f"{self.address} gives no answer: {reason}") from None
+
+
+class _AllUnusable(ServiceError):
+    rows: list[dict[str, Any]] = []
+
+
+def _refusal(status: int, body: bytes, retry_after: str | None) -> ServiceError:
+    try:
+        answer = json.loads(body)
+        error = answer["error"]
+        code, message, limit = error["code"], error["message"], error.get("limit")
+    except (ValueError, KeyError, TypeError):
+        return ServiceError(status, "unknown", f"answered with status {status}; is it an undertone service?")
+    if "predictions" in answer:
+        unusable = _AllUnusable(status, code, message, limit=limit)
+        unusable.rows = answer["predictions"]
+        return unusable
+    return ServiceError(status, code, message, limit=limit, retry_after_s=float(retry_after) if retry_after else None)
+
+
+def _part(boundary: str, sound: Sound) -> bytes:
+    """Return one file of a multipart form; bytes get a name that says nothing."""
+    if isinstance(sound, bytes):
+        name, content = "sound", sound
+    elif isinstance(sound, str | os.PathLike):
+        path = Path(sound)
+        name, content = path.name, path.read_bytes()
+    else:
+        name, content = Path(str(getattr(sound, "name", "sound"))).name, sound.read()
+    escaped = name.replace("\\", "%5C").replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    header = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{escaped}"\r\n\r\n'
+    return header.encode() + content + b"\r\n"
