@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from undertone.cli import listen as listening
 from undertone.cli import models
 from undertone.cli import predict as prediction
 from undertone.cli import serve as serving
@@ -124,6 +125,64 @@ def predict(
     """
     status = prediction.run(paths, model, as_csv, as_json, as_jsonl, out, threads)
     raise typer.Exit(status)
+
+
+@app.command(cls=Command)
+def listen(
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="NAME|FILE", help="An installed model, or any model file."),
+    ] = "undertone-small",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            metavar="CLIP",
+            help="Replay a recording instead of listening to a microphone.",
+            show_default=False,
+        ),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Replay it as fast as it can be heard.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME|N",
+            help="A microphone, by number or by a part of its name; the system's own if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="List the microphones and leave.")] = False,
+    hop_s: Annotated[float, typer.Option("--hop", metavar="SECONDS", help="Time between two answers.")] = 0.5,
+    window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--window",
+            metavar="SECONDS",
+            help="How much sound an answer is about; what the model recommends if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object a line, one for each answer.")] = False,
+) -> None:
+    r"""Listen to the microphone and show the emotion, live.
+
+    Twice a second: how the last few seconds sounded. Nothing is recorded, nothing
+    leaves this computer. Ctrl-C ends. Needs pip install 'undertone\[mic]'; a
+    recording (--file) does without.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone listen[/cyan]                         the system's microphone
+      [cyan]undertone listen --list-devices[/cyan]          which there are
+      [cyan]undertone listen --device usb --hop 0.25[/cyan] another one, four answers a second
+      [cyan]undertone listen --json | jq .emotion[/cyan]    for other programs
+      [cyan]undertone listen --file clip.wav[/cyan]         a recording, as if it were live
+
+    The exit code is 0 when listening ended, by Ctrl-C too, and 2 when it could
+    not begin.
+    """
+    listening.run(model, file, fast, device, list_devices, hop_s, window_s, as_json)
 
 
 def serve(**settings: Any) -> None:
