@@ -333,14 +333,14 @@ PROBS = dict(zip(LABELS, (0.25, 0.6, 0.05, 0.1), strict=True))
 
 def drawn(update, level_db, heading="mic"):
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(listening.draw(heading, LABELS, update, level_db, "Ctrl-C ends"))
+    console.print(listening.draw((heading, "tiny"), LABELS, update, level_db, "Ctrl-C ends"))
     return console.export_text(styles=False)
 
 
 def test_the_screen_shows_level_time_and_a_bar_for_each_emotion():
     update = Update(60.5, 63.5, "happiness", 0.6, PROBS, -20.0)
     text = drawn(update, -30.0)
-    assert "mic  01:03.5" in text
+    assert "mic  tiny  01:03.5" in text
     bars = dict(re.findall(r"^  (\w+) +([█▏▎▍▌▋▊▉#]*) +-?[\d.]+(?:%| dB)$", text, re.MULTILINE))
     assert list(bars) == ["level", *LABELS]  # in the model's order: bars stay where they are
     assert {name: len(drawn) for name, drawn in bars.items()} == pytest.approx(
@@ -352,7 +352,7 @@ def test_the_screen_shows_level_time_and_a_bar_for_each_emotion():
 
 def test_the_screen_before_the_first_answer_and_in_silence():
     assert "%" not in drawn(None, -100.0)
-    quiet = listening.draw("mic", LABELS, Update(0.0, 0.5, "anger", 0.6, PROBS, -80.0), -80.0)
+    quiet = listening.draw(("mic", "tiny"), LABELS, Update(0.0, 0.5, "anger", 0.6, PROBS, -80.0), -80.0)
     assert "quiet" in quiet.plain
     assert not [span for span in quiet.spans if "red" in str(span.style)]  # what silence is heard as is not coloured
 

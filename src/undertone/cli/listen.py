@@ -260,7 +260,7 @@ def _view(as_json: bool, sound: Sound, recognizer: "Recognizer") -> "_JSONLines 
         return _JSONLines()
     if not sys.stdout.isatty():
         return _Lines()
-    return _Screen(f"{sound.name}  {sound.sample_rate:,} Hz  {recognizer.card.name}", recognizer.labels)
+    return _Screen((sound.name, f"{sound.sample_rate:,} Hz  {recognizer.card.name}"), recognizer.labels)
 
 
 class _Lines:
@@ -299,7 +299,7 @@ class _JSONLines(_Lines):
 class _Screen:
     """Bars that move, and a level meter."""
 
-    def __init__(self, heading: str, labels: Sequence[str]) -> None:
+    def __init__(self, heading: tuple[str, str], labels: Sequence[str]) -> None:
         from rich.live import Live
 
         self._heading, self._labels = heading, labels
@@ -325,17 +325,25 @@ class _Screen:
         return draw(self._heading, self._labels, self._update, self._level_db, self._footer)
 
 
-def draw(heading: str, labels: Sequence[str], update: "Update | None", level_db: float, footer: str = "") -> "Text":
+def draw(
+    heading: tuple[str, str],
+    labels: Sequence[str],
+    update: "Update | None",
+    level_db: float,
+    footer: str = "",
+) -> "Text":
     """Draw one picture of the screen: where it stands, the level, a bar for each emotion in the model's order."""
     from rich.text import Text
 
     text = Text(no_wrap=True, overflow="crop")
-    text.append(f"\n {printable(heading)}", "bold").append(f"  {_clock(update.end_s if update else 0.0)}\n\n", "dim")
+    name, details = map(printable, heading)
+    clock = _clock(update.end_s if update else 0.0)
+    text.append(f"\n  {name}", "bold").append(f"  {details}  {clock}\n\n", "dim")
     low, high = METER_DB
     filled = bar(min(1.0, max(0.0, (level_db - low) / (high - low))), BAR_WIDTH)
     colour = "red" if level_db > -6 else "yellow" if level_db > -15 else "green"
     text.append(f"  {'level':<10} ", "dim").append(f"{filled:<{BAR_WIDTH}}", colour)
-    text.append(f" {level_db:4.0f} dB\n\n" if level_db > low else "  quiet\n\n", "dim")
+    text.append(f" {level_db:3.0f} dB\n\n" if level_db > low else "  quiet\n\n", "dim")
     is_quiet = update is not None and update.level_db < QUIET_DB
     for label in labels:
         prob = update.probs[label] if update else 0.0
