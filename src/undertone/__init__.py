@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from undertone.audio import AudioError as AudioError
     from undertone.emotions import EMOTIONS as EMOTIONS
+    from undertone.explanation import Explanation as Explanation
+    from undertone.explanation import explain as explain
     from undertone.model_file import Card as Card
     from undertone.model_file import ModelFileError as ModelFileError
     from undertone.model_file import installed_models as installed_models
@@ -30,11 +32,13 @@ _MODULES = {
     "AudioError": "audio",
     "Card": "model_file",
     "EMOTIONS": "emotions",
+    "Explanation": "explanation",
     "ModelFileError": "model_file",
     "Prediction": "recognizer",
     "Recognizer": "recognizer",
     "Stream": "stream",
     "Update": "stream",
+    "explain": "explanation",
     "installed_models": "model_file",
     "load_model": "recognizer",
     "predict": "recognizer",
@@ -47,11 +51,13 @@ __all__ = [  # noqa: RUF022 (the two to start with come first)
     "AudioError",
     "Card",
     "EMOTIONS",
+    "Explanation",
     "ModelFileError",
     "Prediction",
     "Recognizer",
     "Stream",
     "Update",
+    "explain",
     "installed_models",
     "read_card",
 ]
