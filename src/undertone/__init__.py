@@ -7,6 +7,7 @@
 Importing this package loads nothing heavy; each name below loads its module when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from undertone.stream import Update as Update
 
     __version__: str
+
+# Official builds of onnxruntime report their use to Microsoft and keep an identifier on disk (its Privacy.md; 1.31.1
+# does on Linux too). From undertone nothing leaves the machine: this is read when onnxruntime is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     "AudioError": "audio",
