@@ -10,7 +10,7 @@ into sound by overlap-add; the sounds of all cells add up to the clip itself. Wh
 given to the model file as any other sound: no access to its inside, so it works with every model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -85,6 +85,7 @@ def explain(
     emotion: str | None = None,
     n_times: int = N_TIMES,
     n_bands: int = N_BANDS,
+    on_progress: Callable[[int], object] | None = None,
 ) -> Explanation:
     """Silence each cell of a clip in turn and measure how far the emotion's probability falls.
 
@@ -100,6 +101,8 @@ def explain(
         Cells along time; fewer in a clip so short that they would last less than ``MIN_CELL_S``.
     n_bands
         Cells along frequency, up to ``MAX_BANDS``; ``n_times * n_bands`` up to ``MAX_CELLS``.
+    on_progress
+        Called with the number of cells done so far.
 
     Raises
     ------
@@ -124,7 +127,7 @@ def explain(
         )
     waveform = load_waveform(source, sample_rate=sample_rate, max_duration_s=MAX_DURATION_S)
     cells = Cells(waveform, n_times, n_bands)
-    probs = _predict(recognizer, chain([waveform], cells.silenced()))
+    probs = _predict(recognizer, chain([waveform], cells.silenced()), on_progress)
     index = int(probs[0].argmax()) if emotion is None else recognizer.labels.index(emotion)
     prob = float(probs[0, index])
     return Explanation(
@@ -136,12 +139,16 @@ def explain(
     )
 
 
-def _predict(recognizer: Recognizer, waveforms: Iterator[np.ndarray]) -> np.ndarray:
-    """(n, n_classes) probabilities, with a few of the waveforms in memory at a time."""
-    probs = []
+def _predict(
+    recognizer: Recognizer, waveforms: Iterator[np.ndarray], on_progress: Callable[[int], object] | None
+) -> np.ndarray:
+    """Return (n, n_classes) probabilities; a few of the waveforms are in memory at a time."""
+    probs: list[list[float]] = []
     while group := list(islice(waveforms, GROUP_SIZE)):
         predictions = recognizer.predict_batch(group, sample_rate=SAMPLE_RATE, on_error="raise")
         probs += [list(prediction.probs.values()) for prediction in predictions]
+        if on_progress:
+            on_progress(len(probs) - 1)  # the first is the clip itself
     return np.array(probs)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from undertone.cli import explain as explaining
 from undertone.cli import listen as listening
 from undertone.cli import models
 from undertone.cli import predict as prediction
@@ -207,6 +208,49 @@ def serve(**settings: Any) -> None:
 serve.__signature__ = serving.options()  # type: ignore[attr-defined]
 serve.__annotations__ = {name: option.annotation for name, option in serving.options().parameters.items()}
 app.command(cls=Command)(serve)
+
+
+@app.command(cls=Command, no_args_is_help=True)
+def explain(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A sound file of at most 30 s.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="NAME|FILE", help="An installed model, or any model file."),
+    ] = "undertone-small",
+    emotion: Annotated[
+        str | None,
+        typer.Option("--emotion", "-e", metavar="NAME", help="Explain this one; the one heard if not given."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write a picture (.svg, .png), a page with the sound (.html) or the numbers (.json).",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON object.")] = False,
+    n_times: Annotated[int, typer.Option("--times", min=1, metavar="N", help="Parts along time.")] = 16,
+    n_bands: Annotated[int, typer.Option("--bands", min=1, max=32, metavar="N", help="Parts along frequency.")] = 8,
+) -> None:
+    """Show which moments and which frequencies made the difference.
+
+    Each part of the clip is silenced alone, and the model asked again: how far the
+    emotion's probability falls is how much that part matters.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone explain clip.wav[/cyan]                       a map in the terminal
+      [cyan]undertone explain clip.wav -o why.svg[/cyan]            a picture over the spectrogram
+      [cyan]undertone explain clip.wav -o why.html[/cyan]           a page: click to hear what mattered
+      [cyan]undertone explain clip.wav --emotion fear --json[/cyan] numbers, for another emotion
+
+    It says what the model reacts to, not what a person feels. The exit code is 0,
+    or 2 when nothing was done.
+    """
+    explaining.run(clip, model, emotion, out, as_json, n_times, n_bands)
 
 
 app.add_typer(models.app, name="models")

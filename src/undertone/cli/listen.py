@@ -4,6 +4,7 @@ Chunks of sound come from one of two places, :func:`microphone` or :func:`record
 :class:`undertone.stream.Stream`, whose answers are shown as bars, as lines or as JSON.
 """
 
+import io
 import json
 import queue
 import sys
@@ -49,6 +50,8 @@ def run(
     as_json: bool,
 ) -> None:
     """Listen and show until Ctrl-C, or until the recording ends."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for
     if list_devices:
         _print_devices(as_json)
         return
