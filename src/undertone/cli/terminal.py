@@ -54,13 +54,14 @@ def fail(message: object) -> NoReturn:
 def paint(text: str, *styles: str) -> str:
     """Return text in these styles where standard output is a terminal that shows them (https://no-color.org)."""
     codes = [_CODES[style] for style in styles if style]
-    if not codes or not _has_colours():
+    if not codes or not has_colours():
         return text
     return f"\x1b[{';'.join(codes)}m{text}\x1b[0m"
 
 
 @cache
-def _has_colours() -> bool:
+def has_colours() -> bool:
+    """Whether standard output is a terminal that shows colours."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     if os.name == "nt":
@@ -133,10 +134,10 @@ class LateProgress:
                 self._bar.stop()
             self._bar, self.total = None, 0  # a timer that fires just now shows nothing
 
-    def advance(self) -> None:
-        """One more is done."""
+    def advance(self, n: int = 1) -> None:
+        """One more is done, or ``n``."""
         with self._lock:
-            self.n_done += 1
+            self.n_done += n
             if self._bar:
                 self._bar.update(self._task, completed=self.n_done)
 
