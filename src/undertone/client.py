@@ -84,7 +84,7 @@ class Client:
             sounds = [sounds]  # type: ignore[list-item]
         try:
             answer = self._post("/v1/predict", sounds, model=model)  # type: ignore[arg-type]
-        except _AllUnusable as error:
+        except _AllUnusableError as error:
             return error.rows
         return json.loads(answer)["predictions"]
 
@@ -118,8 +118,8 @@ class Client:
             raise ServiceError(0, "unreachable", f"{self.address} gives no answer: {reason}") from None
 
 
-class _AllUnusable(ServiceError):
-    rows: list[dict[str, Any]] = []
+class _AllUnusableError(ServiceError):
+    rows: list[dict[str, Any]]
 
 
 def _refusal(status: int, body: bytes, retry_after: str | None) -> ServiceError:
@@ -130,7 +130,7 @@ def _refusal(status: int, body: bytes, retry_after: str | None) -> ServiceError:
     except (ValueError, KeyError, TypeError):
         return ServiceError(status, "unknown", f"answered with status {status}; is it an undertone service?")
     if "predictions" in answer:
-        unusable = _AllUnusable(status, code, message, limit=limit)
+        unusable = _AllUnusableError(status, code, message, limit=limit)
         unusable.rows = answer["predictions"]
         return unusable
     return ServiceError(status, code, message, limit=limit, retry_after_s=float(retry_after) if retry_after else None)

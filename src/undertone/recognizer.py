@@ -172,8 +172,9 @@ class Recognizer:
         remaining = iter(sources)
         size = _chunk_size(sources, self.threads)
         chunks = iter(lambda: list(islice(remaining, size)), [])
-        if isinstance(sources, Sized) and len(sources) <= size:
-            yield from self._predict_chunk(list(remaining), sample_rate, options)
+        if self.threads == 1 or (isinstance(sources, Sized) and len(sources) <= size):
+            for chunk in chunks:
+                yield from self._predict_chunk(chunk, sample_rate, options)
             return
         from concurrent.futures import ThreadPoolExecutor  # not needed for a single clip
 
@@ -379,7 +380,7 @@ class _Segment:
 
 def _chunk_size(sources: Iterable[Source], threads: int) -> int:
     """Return the sources per chunk: CHUNK_SIZE, or fewer where that leaves a thread without work."""
-    if not isinstance(sources, Sized):
+    if threads == 1 or not isinstance(sources, Sized):
         return CHUNK_SIZE
     return min(max(1, -(-len(sources) // (2 * threads))), CHUNK_SIZE)
 

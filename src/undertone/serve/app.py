@@ -1,13 +1,9 @@
 """The application: its routes, and what they share."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse
@@ -16,17 +12,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 import undertone
-from undertone.formats import to_dict
 from undertone.model_file import Card
-from undertone.recognizer import Prediction, Recognizer
 from undertone.serve import schemas
-from undertone.serve.decoding import DecodeError, DecodePool
-from undertone.serve.errors import Refused, Room
-from undertone.serve.http import Door, Visit
-from undertone.serve.inference import Inference
-from undertone.serve.metrics import CONTENT_TYPE_LATEST, Metrics
+from undertone.serve.clips import add_clips
+from undertone.serve.errors import Refused
+from undertone.serve.http import Door
+from undertone.serve.live import add_streams
+from undertone.serve.metrics import CONTENT_TYPE_LATEST
+from undertone.serve.recordings import add_recordings
+from undertone.serve.schemas import json_answer
+from undertone.serve.service import Service
 from undertone.serve.settings import Settings
-from undertone.serve.uploads import Body, Upload, check_content_type, split_files
 
 PAGE = Path(__file__).parent / "page"
 
@@ -34,45 +30,6 @@ DESCRIPTION = """Emotion recognition in speech. Send sound, get the probability 
 
 The model was taught by actors: it hears how they portrayed an emotion, which is not what a person feels.
 Nothing that is sent is kept."""
-
-
-class Service:
-    """What the routes share: the models, the decoding processes, and the room that is left."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.metrics = Metrics()
-        self.inference = Inference(settings.model, threads=settings.threads)
-        self.decoding = DecodePool(settings, on_lost=self.metrics.lost_decoders.inc)
-        self.uploads = Room("max_uploads_mb", settings.max_uploads_mb, "too much is being sent")
-        self.requests = Room("max_requests", settings.max_requests, "too many requests at a time")
-        self.jobs = Room("max_jobs", settings.max_jobs, "too many long recordings at a time")
-        self.streams = Room("max_streams", settings.max_streams, "too many live streams at a time")
-        self.metrics.watch("undertone_requests_at_work", "Requests at work", lambda: self.requests.used)
-        self.metrics.watch("undertone_clips_waiting", "Decoded clips that wait", lambda: self.inference.n_waiting)
-        self.metrics.watch("undertone_streams", "Live streams", lambda: self.streams.used)
-        self.metrics.watch("undertone_decoders", "Decoding processes", lambda: len(self.decoding.pids))
-
-    @asynccontextmanager
-    async def running(self, _app: FastAPI) -> AsyncIterator[None]:
-        """Start the decoding processes; end them when the service stops."""
-        await self.decoding.start()
-        await asyncio.to_thread(self.inference.warm_up)
-        try:
-            yield
-        finally:
-            await self.decoding.close()
-            await asyncio.to_thread(self.inference.close)
-
-    async def predict(self, recognizer: Recognizer, upload: Upload) -> Prediction | DecodeError:
-        """Return the prediction of one file, or why it has none."""
-        try:
-            waveform = await self.decoding.decode(
-                upload.content, max_duration_s=self.settings.max_clip_s, limit="max_clip_s"
-            )
-        except DecodeError as error:
-            return error
-        return await self.inference.predict(recognizer, waveform)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -107,90 +64,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse_path)
-    _add_clips(app, service)
+    add_clips(app, service)
+    add_recordings(app, service)
+    add_streams(app, service)
     _add_models(app, service)
     _add_operations(app, service)
     _add_page(app)
     app.openapi = lambda: _openapi(app, settings)
     return app
-
-
-# ---- clips ----
-
-
-def _add_clips(app: FastAPI, service: Service) -> None:
-    model_of_query = Query(None, max_length=200, description="A served model; the default one if not given.")
-
-    @app.post(
-        "/v1/predict",
-        tags=["sound"],
-        summary="The emotion of one or several clips",
-        response_model=schemas.PredictAnswer,
-        responses={
-            **schemas.errors(400, 401, 403, 404, 408, 413, 415, 429, 503),
-            422: {"model": schemas.PredictErrorAnswer, "description": "No file could be used."},
-        },
-        openapi_extra=schemas.upload_body("One or several clips of a few seconds.", many=True),
-    )
-    async def predict(request: Request, model: str | None = model_of_query) -> Response:
-        """Each file gets a row, in the order sent; a file that cannot be used gets one that says why."""
-        visit: Visit = request.scope["visit"]
-        recognizer = service.inference.recognizer(model)
-        boundary = check_content_type(request.headers.get("content-type"))
-        with service.requests, Body(service.settings, service.uploads) as body:
-            content = await body.read(request.receive, request.headers)
-            uploads = split_files(content, boundary, max_files=service.settings.max_files)
-            outcomes = await _in_time(service, _predict_all(service, recognizer, uploads))
-        visit.sound_s = sum(outcome.end_s for outcome in outcomes if isinstance(outcome, Prediction))
-        return _predict_answer(recognizer, uploads, outcomes)
-
-
-async def _predict_all(
-    service: Service, recognizer: Recognizer, uploads: list[Upload]
-) -> list[Prediction | DecodeError]:
-    if len(uploads) == 1:
-        return [await service.predict(recognizer, uploads[0])]
-    return await asyncio.gather(*(service.predict(recognizer, upload) for upload in uploads))
-
-
-async def _in_time(service: Service, work: Any) -> Any:
-    """Await the work, or raise :class:`Refused` (408) when it takes too long."""
-    seconds = service.settings.request_timeout_s
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        raise Refused(
-            408,
-            "request_timeout",
-            f"no answer after {seconds:g} s; send fewer or shorter files",
-            limit="request_timeout_s",
-            retry=True,
-        ) from None
-
-
-def _predict_answer(
-    recognizer: Recognizer, uploads: list[Upload], outcomes: list[Prediction | DecodeError]
-) -> Response:
-    rows = [_row(upload.filename, outcome) for upload, outcome in zip(uploads, outcomes, strict=True)]
-    answer: dict[str, Any] = {"model": recognizer.card.name, "predictions": rows}
-    if all(row["error"] for row in rows):
-        limit = next((error.limit for error in outcomes if isinstance(error, DecodeError) and error.limit), None)
-        error = {"code": "unusable_sound", "message": rows[0]["error"]} | ({"limit": limit} if limit else {})
-        return _json({"error": error} | answer, 422)
-    return _json(answer)
-
-
-def _row(filename: str, outcome: Prediction | DecodeError) -> dict[str, Any]:
-    if isinstance(outcome, DecodeError):
-        outcome = Prediction(None, None, None, {}, 0.0, 0.0, error=str(outcome))
-    row = to_dict(outcome)
-    del row["path"]
-    return {"filename": filename} | row
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False).encode(), status, media_type="application/json")
 
 
 # ---- models ----
@@ -208,7 +89,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         responses=schemas.errors(401, 403),
     )
     async def models() -> Response:
-        return _json(summaries)
+        return json_answer(summaries)
 
     @app.get(
         "/v1/models/{name}",
@@ -244,7 +125,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     )
     async def health() -> Response:
         is_ready = bool(service.decoding.pids)
-        return _json({"status": "ok" if is_ready else "not ready"}, 200 if is_ready else 503)
+        return json_answer({"status": "ok" if is_ready else "not ready"}, 200 if is_ready else 503)
 
     @app.get(
         "/metrics",

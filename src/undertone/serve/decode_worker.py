@@ -1,12 +1,13 @@
 """The process in which the bytes of strangers are decoded: ``python -m undertone.serve.decode_worker FD MEGABYTES``.
 
 It holds no secret, writes no file and talks to the service alone, over the socket with the number FD. Its memory is
-limited once, its processor time for each job. If a decoder of it hangs, crashes or is taken over, this process is lost and
-nothing else.
+limited once, its processor time for each job. If a decoder in it hangs, crashes or is taken over, this process is lost
+and nothing else.
 
 A job is ``JOB`` (kind, bytes, seconds of sound, seconds of processor time) and the file. The answer is a row of frames,
-each ``FRAME`` (kind, bytes) and its content: ``SOUND`` (float32, 16 kHz, mono) any number of times, then ``DONE`` or
-``ERROR`` (JSON: code, message). ``READY`` comes once, at the start.
+each ``FRAME`` (kind, bytes) and its content: ``CHANNELS`` (how many, as text) where they are kept apart, ``SOUND``
+(float32, 16 kHz, channels last) any number of times, then ``DONE`` or ``ERROR`` (JSON: code, message). ``READY`` comes
+once, at the start.
 """
 
 import json
@@ -16,13 +17,13 @@ import socket
 import struct
 import sys
 
-from undertone.audio import SAMPLE_RATE, AudioError, audio_info, stream_blocks
+from undertone.audio import SAMPLE_RATE, AudioError, audio_info, stream_blocks, stream_channels
 
 JOB = struct.Struct("<cQdd")
 FRAME = struct.Struct("<cQ")
-CLIP = b"c"  # mixed to mono
-READY, SOUND, DONE, ERROR = b"R", b"S", b"D", b"E"
-SOUND_SAMPLES = 16_384 * 16  # samples in one frame, at least, unless the sound ends
+MIX, SPLIT = b"m", b"s"  # kinds of jobs: channels mixed, or kept apart
+READY, CHANNELS, SOUND, DONE, ERROR = b"R", b"C", b"S", b"D", b"E"
+SOUND_SAMPLES = 2**18  # samples in one frame, at least, unless the sound ends: 16 s
 
 
 def main() -> None:
@@ -31,15 +32,15 @@ def main() -> None:
     _limit_everything(int(sys.argv[2]) * 2**20)
     link.sendall(FRAME.pack(READY, 0))
     while header := _receive(link, JOB.size):
-        _kind, n_bytes, max_duration_s, cpu_s = JOB.unpack(header)
+        kind, n_bytes, max_duration_s, cpu_s = JOB.unpack(header)
         _limit_processor_time(cpu_s)
-        _answer(link, n_bytes, max_duration_s)
+        _answer(link, kind, n_bytes, max_duration_s)
 
 
-def _answer(link: socket.socket, n_bytes: int, max_duration_s: float) -> None:
+def _answer(link: socket.socket, kind: bytes, n_bytes: int, max_duration_s: float) -> None:
     content = _receive(link, n_bytes)
     try:
-        _send_sound(link, content, max_duration_s)
+        _send_sound(link, kind, content, max_duration_s)
     except AudioError as error:
         _send_error(link, "unusable", str(error).removeprefix("audio data: "))
     except _TooLongError as error:
@@ -53,27 +54,30 @@ class _TooLongError(Exception):
     pass
 
 
-def _send_sound(link: socket.socket, content: bytearray, max_duration_s: float) -> None:
-    declared_s = audio_info(content).duration_s
-    if declared_s is not None and declared_s > max_duration_s:
+def _send_sound(link: socket.socket, kind: bytes, content: bytearray, max_duration_s: float) -> None:
+    info = audio_info(content)
+    n_channels = info.n_channels if kind == SPLIT else 1
+    declared_s = (info.duration_s or 0.0) * n_channels
+    if declared_s > max_duration_s:
         raise _TooLongError(f"lasts {declared_s:.1f} s by its header, more than the {max_duration_s:g} s allowed here")
+    if kind == SPLIT:
+        _send(link, CHANNELS, str(n_channels).encode())
     n_samples = 0
     waiting, n_waiting = [], 0
-    for block in stream_blocks(content):
-        n_samples += len(block)
+    for block in stream_channels(content) if kind == SPLIT else stream_blocks(content):
+        n_samples += block.size
         if n_samples > max_duration_s * SAMPLE_RATE:
             raise _TooLongError(f"goes on after the {max_duration_s:g} s allowed here")
         waiting.append(block)
-        n_waiting += len(block)
+        n_waiting += block.size
         if n_waiting >= SOUND_SAMPLES:
             _send(link, SOUND, b"".join(waiting))
             waiting, n_waiting = [], 0
-    _send(link, SOUND, b"".join(waiting))
-    _send(link, DONE, b"")
+    _send(link, SOUND, b"".join(waiting), then=FRAME.pack(DONE, 0))
 
 
-def _send(link: socket.socket, kind: bytes, content: bytes) -> None:
-    link.sendall(FRAME.pack(kind, len(content)) + content)
+def _send(link: socket.socket, kind: bytes, content: bytes, *, then: bytes = b"") -> None:
+    link.sendall(b"".join([FRAME.pack(kind, len(content)), content, then]))
 
 
 def _send_error(link: socket.socket, code: str, message: str) -> None:

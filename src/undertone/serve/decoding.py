@@ -1,4 +1,8 @@
-"""Decoding in processes that may die: started ahead, one job each at a time, replaced when they are lost."""
+"""Decoding in processes that may die: started ahead, one job each at a time, replaced when they are lost.
+
+A clip comes back as a whole (:meth:`DecodePool.decode`), a long recording block by block while it is heard
+(:meth:`DecodePool.blocks`): its decoder waits when nobody takes them.
+"""
 
 import asyncio
 import json
@@ -8,16 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
-from undertone.audio import SAMPLE_RATE
-from undertone.serve.decode_worker import CLIP, DONE, ERROR, FRAME, JOB, READY, SOUND
+from undertone.audio import MAX_CHANNELS, SAMPLE_RATE
+from undertone.serve.decode_worker import CHANNELS, DONE, ERROR, FRAME, JOB, MIX, READY, SOUND, SPLIT
 from undertone.serve.settings import Settings
 
 START_TIMEOUT_S = 30.0
 JOBS_PER_WORKER = 10_000  # then it is replaced: what a decoder leaks is gone
+BLOCKS_AHEAD = 4  # decoded and not yet heard, of a long recording
 _SOCKET_BYTES = 2**20  # a clip passes in one piece
 _MAX_SOUND_BYTES = 64 * 2**20  # of one frame
 _BYTES_PER_S = SAMPLE_RATE * 4
@@ -71,55 +78,94 @@ class DecodePool:
         for worker in self._workers:
             worker.end()
 
-    async def decode(self, content: memoryview, *, max_duration_s: float, limit: str) -> np.ndarray:
+    async def decode(self, content: memoryview, *, max_duration_s: float, limit: str | None) -> np.ndarray:
         """Return a file as a waveform, (n_samples,) float32, mono, [-1, 1], 16 kHz.
 
         Parameters
         ----------
         limit
-            The setting that ``max_duration_s`` comes from, for the error.
+            The setting that ``max_duration_s`` comes from, for the error; None where it is fixed.
 
         Raises
         ------
         DecodeError
             If it cannot be decoded, or not within the limits.
         """
+        job = _Job(MIX, content, max_duration_s, self.settings.decode_timeout_s)
         for _attempt in range(2):
             worker = await self._idle.get()
             # a job that nobody waits for any more still ends: its process is then ready for the next
-            job = asyncio.create_task(self._run(worker, content, max_duration_s, limit))
-            self._tasks.add(job)
-            job.add_done_callback(self._tasks.discard)
+            task = self._keep(asyncio.create_task(self._run(worker, job)))
             try:
-                return await asyncio.shield(job)
+                return await asyncio.shield(task)
             except _WorkerLostError:
                 continue  # once: another file may have brought it down, or an operator
-        raise DecodeError("could not be decoded: the decoder crashed on it; convert it to WAV or FLAC first")
+            except _JobError as error:
+                raise self._explained(error, limit) from None
+        raise _crashed()
 
-    async def _run(self, worker: "_Worker", content: memoryview, max_duration_s: float, limit: str) -> np.ndarray:
-        cpu_s = self.settings.decode_timeout_s
+    @asynccontextmanager
+    async def blocks(
+        self, content: memoryview, *, split: bool, max_duration_s: float, limit: str
+    ) -> AsyncIterator["BlockStream"]:
+        """Decode a file while it is read, block by block; leaving the block early ends that.
+
+        Parameters
+        ----------
+        split
+            Whether channels are kept apart; ``max_duration_s`` then is that of all together.
+
+        Raises
+        ------
+        DecodeError
+            From the stream, if the file cannot be decoded, or not within the limits.
+        """
+        worker = await self._idle.get()
+        job = _Job(SPLIT if split else MIX, content, max_duration_s, self.settings.decode_timeout_s)
+        stream = BlockStream(self, worker, limit)
+        job.take = stream.put
+        task = asyncio.create_task(worker.run(job))
+        task.add_done_callback(stream.end)
         try:
-            async with asyncio.timeout(self.settings.decode_timeout_s):
-                return await worker.run(content, max_duration_s, cpu_s)
+            yield stream
+        finally:
+            if not task.done():
+                worker.kill()
+            await asyncio.wait([task])
+            stream.close()
+            self._put_back(worker)
+
+    async def _run(self, worker: "_Worker", job: "_Job") -> np.ndarray:
+        pieces: list[bytearray] = []
+        job.take = pieces.append
+        try:
+            async with asyncio.timeout(job.cpu_s):
+                await worker.run(job)
         except TimeoutError:
             worker.kill()
-            raise self._too_slow() from None
-        except _TooMuchProcessorTimeError:
-            raise self._too_slow() from None
-        except _JobError as error:
-            raise DecodeError(
-                str(error), limit={"too_long": limit, "memory": "decode_memory_mb"}.get(error.code)
-            ) from None
+            raise _JobError("time", "") from None
         finally:
-            worker.n_jobs += 1
-            if worker.is_lost or worker.n_jobs >= JOBS_PER_WORKER:
-                self._replace(worker)
-            else:
-                self._idle.put_nowait(worker)
+            self._put_back(worker)
+        return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), np.float32)
 
-    def _too_slow(self) -> DecodeError:
-        seconds = self.settings.decode_timeout_s
-        return DecodeError(f"takes more than {seconds:g} s to decode; cut it into clips", limit="decode_timeout_s")
+    def _put_back(self, worker: "_Worker") -> None:
+        worker.n_jobs += 1
+        if worker.is_lost or worker.n_jobs >= JOBS_PER_WORKER:
+            self._replace(worker)
+        else:
+            self._idle.put_nowait(worker)
+
+    def _explained(self, error: "_JobError", limit: str | None) -> DecodeError:
+        if error.code == "time":
+            seconds = self.settings.decode_timeout_s
+            return DecodeError(f"takes more than {seconds:g} s to decode; cut it into clips", limit="decode_timeout_s")
+        limits = {"too_long": limit, "memory": "decode_memory_mb"}
+        return DecodeError(str(error), limit=limits.get(error.code))
+
+    def _keep(self, task: asyncio.Task) -> asyncio.Task:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _replace(self, worker: "_Worker") -> None:
         self._workers.discard(worker)
@@ -127,9 +173,7 @@ class DecodePool:
             self.on_lost()
         worker.end()
         if not self._is_closed:
-            task = asyncio.create_task(self._add_worker())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._keep(asyncio.create_task(self._add_worker()))
 
     async def _add_worker(self) -> None:
         while not self._is_closed:
@@ -145,7 +189,7 @@ class DecodePool:
             except asyncio.CancelledError:
                 worker.kill()
                 raise
-            worker.on_idle_loss = lambda: self._lose_idle(worker)
+            worker.on_idle_loss = self._lose_idle
             self._workers.add(worker)
             self._idle.put_nowait(worker)
             return
@@ -182,19 +226,89 @@ async def _start_worker(settings: Settings) -> "_Worker":
 
 
 def _environment() -> dict[str, str]:
-    """Return what Python needs to start, without our secrets; numpy's own threads would only take addresses."""
+    """Return what Python needs to start, without our secrets.
+
+    numpy's own threads would only take addresses. Without its two limits, glibc asks the system for each clip's memory
+    anew, which takes as long as decoding it.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("UNDERTONE_")}
-    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    memory = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+    return kept | memory | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class _JobError(Exception):
+    """The worker's own words: unusable, too_long, memory; or time."""
+
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class _TooMuchProcessorTimeError(Exception):
-    pass
+def _crashed() -> DecodeError:
+    return DecodeError("could not be decoded: the decoder crashed on it; convert it to WAV or FLAC first")
+
+
+@dataclass(slots=True)
+class _Job:
+    kind: bytes
+    content: memoryview
+    max_duration_s: float
+    cpu_s: float
+    take: Callable[[bytearray], object] = lambda sound: None  # called with each piece of sound, float32
+
+
+class BlockStream:
+    """The blocks of a recording, between its decoder, which the event loop feeds from, and a thread that hears them."""
+
+    def __init__(self, pool: DecodePool, worker: "_Worker", limit: str) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Queue[bytearray | None] = asyncio.Queue()
+        self._error: BaseException | None = None
+        self._is_closed = False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield blocks as ``timeline_of_blocks`` takes them; for a thread that is not the event loop's."""
+        while (block := asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()) is not None:
+            yield block
+
+    def put(self, sound: bytearray) -> None:
+        """Take a piece of sound from the decoder."""
+        self._waiting.put_nowait(sound)
+        if self._waiting.qsize() >= BLOCKS_AHEAD:
+            self._worker.pause()
+
+    def end(self, task: asyncio.Task) -> None:
+        """Take note that the decoder is done."""
+        self._error = task.exception()
+        self._waiting.put_nowait(None)
+
+    def close(self) -> None:
+        """Give nothing more."""
+        self._is_closed = True
+        self._waiting.put_nowait(None)
+
+    async def _next(self) -> np.ndarray | None:
+        seconds = self._pool.settings.decode_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                sound = await self._waiting.get()
+        except TimeoutError:
+            self._worker.kill()
+            raise self._pool._explained(_JobError("time", ""), self._limit) from None
+        if self._is_closed:
+            raise DecodeError("is no longer wanted")
+        if sound is not None:
+            self._worker.resume()
+            block = np.frombuffer(sound, np.float32)
+            return block.reshape(-1, self._worker.n_channels) if self._worker.n_channels else block
+        if isinstance(self._error, _JobError):
+            raise self._pool._explained(self._error, self._limit) from None
+        if self._error is not None:
+            raise _crashed()
+        return None
 
 
 class _Worker(asyncio.BufferedProtocol):
@@ -204,28 +318,43 @@ class _Worker(asyncio.BufferedProtocol):
         self.process = process
         self.n_jobs = 0
         self.is_lost = False
-        self.on_idle_loss: Callable[[], object] = lambda: None
+        self.on_idle_loss: Callable[[_Worker], object] = lambda worker: None
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
-        self._answer: asyncio.Future[np.ndarray] | None = None
-        self._max_bytes = 0
-        self._sound: list[bytearray] = []
+        self.n_channels = 0  # of the sound; 0 where they are mixed
+        self._done: asyncio.Future[None] | None = None
+        self._job: _Job | None = None
+        self._n_room = 0
+        self._is_paused = False
         self._transport: asyncio.Transport | None = None
         self._expect(FRAME.size, None)
 
-    async def run(self, content: memoryview, max_duration_s: float, cpu_s: float) -> np.ndarray:
+    async def run(self, job: _Job) -> None:
+        """Hand over the job and wait until all of its sound has been taken."""
         if self.is_lost or self._transport is None:
             raise _WorkerLostError
-        self._answer = asyncio.get_running_loop().create_future()
-        self._sound = []
-        self._max_bytes = int((max_duration_s + 1) * _BYTES_PER_S)
-        self._transport.write(JOB.pack(CLIP, len(content), max_duration_s, cpu_s))
-        self._transport.write(content)
+        self._done = asyncio.get_running_loop().create_future()
+        self._job = job
+        self._n_room = int((job.max_duration_s + 1) * _BYTES_PER_S)  # more would be no sound of this job
+        self.n_channels = 0
+        self._transport.write(JOB.pack(job.kind, len(job.content), job.max_duration_s, job.cpu_s))
+        self._transport.write(job.content)
         try:
-            return await self._answer
+            await self._done
         finally:
-            self._answer = None
-            self._sound = []
+            self._done = self._job = None
+
+    def pause(self) -> None:
+        """Let the decoder wait."""
+        if self._transport is not None and not self._is_paused:
+            self._transport.pause_reading()
+            self._is_paused = True
+
+    def resume(self) -> None:
+        """Let the decoder go on."""
+        if self._transport is not None and self._is_paused:
+            self._transport.resume_reading()
+            self._is_paused = False
 
     def kill(self) -> None:
         self.is_lost = True
@@ -255,13 +384,12 @@ class _Worker(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         was_lost, self.is_lost = self.is_lost, True
         self._transport = None
-        code = self._exit_code()
-        out_of_time = code == -signal.SIGXCPU
-        for waiting in (self.ready, self._answer):
+        out_of_time = self._exit_code() == -signal.SIGXCPU
+        for waiting in (self.ready, self._done):
             if waiting is not None and not waiting.done():
-                waiting.set_exception(_TooMuchProcessorTimeError() if out_of_time else _WorkerLostError())
-        if self._answer is None and not was_lost:
-            self.on_idle_loss()
+                waiting.set_exception(_JobError("time", "") if out_of_time else _WorkerLostError())
+        if self._done is None and not was_lost:
+            self.on_idle_loss(self)
 
     # ---- frames ----
 
@@ -287,21 +415,24 @@ class _Worker(asyncio.BufferedProtocol):
             self._handle(kind, content)
 
     def _handle(self, kind: bytes, content: bytearray) -> None:
-        answer = self._answer
+        done, job = self._done, self._job
         if kind == READY and not self.ready.done():
             self.ready.set_result(None)
-        elif answer is None or answer.done():
+        elif done is None or job is None or done.done():
             self.kill()  # it speaks without being asked
-        elif kind == SOUND:
-            self._sound.append(content)
-            if sum(map(len, self._sound)) > self._max_bytes:
+        elif kind == CHANNELS and content.isdigit() and 1 <= int(content) <= MAX_CHANNELS:
+            self.n_channels = int(content)
+        elif kind == SOUND and len(content) % (4 * max(1, self.n_channels)) == 0:
+            self._n_room -= len(content)
+            if self._n_room < 0:
                 self.kill()
-        elif kind == DONE and self._sound:
-            sound = self._sound[0] if len(self._sound) == 1 else b"".join(self._sound)
-            answer.set_result(np.frombuffer(sound, np.float32))
+            elif content:
+                job.take(content)
+        elif kind == DONE:
+            done.set_result(None)
         elif kind == ERROR:
             error = json.loads(content)
-            answer.set_exception(_JobError(str(error["code"]), str(error["message"])))
+            done.set_exception(_JobError(str(error["code"]), str(error["message"])))
         else:
             self.kill()
 

@@ -46,25 +46,25 @@ class Room:
     Everything happens on the event loop: no lock is needed.
     """
 
-    def __init__(self, limit: str, size: float, what: str) -> None:
+    def __init__(self, limit: str, size: int, what: str) -> None:
         self.limit = limit
         self.size = size
         self.what = what
-        self.used = 0.0
+        self.used = 0
 
-    def take(self, amount: float = 1) -> None:
+    def take(self, amount: int = 1) -> None:
         """Take some, or raise :class:`Refused`."""
         if self.used + amount > self.size:
             raise Refused(
                 429,
                 "busy",
-                f"the service is busy: {self.what} ({self.limit} is {self.size:g}); try again in a moment",
+                f"the service is busy, {self.what}; try again in a moment ({self.limit})",
                 limit=self.limit,
                 retry=True,
             )
         self.used += amount
 
-    def give_back(self, amount: float = 1) -> None:
+    def give_back(self, amount: int = 1) -> None:
         """Give back what was taken."""
         self.used -= amount
 

@@ -3,12 +3,13 @@
 One plain ASGI wrapper around the application. Its log line never holds an address, a file name or a query.
 """
 
+import asyncio
 import hmac
 import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,15 +19,15 @@ from undertone.serve.settings import Settings
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-Scope = dict[str, Any]
+Scope = MutableMapping[str, Any]
 
 PROTECTED = ("/v1/", "/metrics")  # the token is asked for; the page, which asks the visitor for it, is open
 LINGER_BYTES = 4 * 2**20  # read and thrown away after a refusal, so that its sender reads the answer
 
 # 'self' for scripts and styles: the page has its own files. data: and blob: for pictures and sound made in the page.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
-    "connect-src 'self'; font-src 'self'; worker-src 'self' blob:; manifest-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self' data: blob:; connect-src 'self'; font-src 'self'; worker-src 'self' blob:; manifest-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = [
@@ -161,8 +162,6 @@ class Visit:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _linger(self) -> None:
-        import asyncio
-
         n_bytes = 0
         try:
             async with asyncio.timeout(1.0):

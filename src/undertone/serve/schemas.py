@@ -1,7 +1,10 @@
-"""The answers as OpenAPI describes them; examples included. Answers are written as plain JSON and never go through these."""
+"""The answers as OpenAPI describes them, with examples. What is sent is plain JSON and never goes through these."""
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
+from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from undertone.serve.uploads import FIELD
@@ -12,9 +15,17 @@ PROBS = {
     "fear": 0.05,
     "happiness": 0.1,
     "neutral": 0.03,
-    "sadness": 0.01,
-    "surprise": 0.02,
+    "sadness": 0.02,
+    "surprise": 0.01,
 }
+
+
+MODEL = Query(None, max_length=200, description="A served model; the default one if not given.")
+
+
+def json_answer(content: Any, status: int = 200) -> Response:
+    """Return plain JSON types as an answer."""
+    return Response(json.dumps(content, ensure_ascii=False).encode(), status, media_type="application/json")
 
 
 class _Answer(BaseModel):
@@ -62,6 +73,61 @@ class PredictErrorAnswer(_Answer):
     predictions: list[PredictionRow] | None = None
 
 
+class SegmentRow(_Answer):
+    """A stretch of one emotion."""
+
+    channel: int | None = Field(description="Counted from 0; null where channels were mixed.", examples=[None])
+    start_s: float = Field(examples=[0.4])
+    end_s: float = Field(examples=[3.1])
+    emotion: str | None = Field(description="null: not sure.", examples=["anger"])
+    confidence: float = Field(ge=0, le=1, examples=[0.71])
+    probs: dict[str, float] = Field(examples=[PROBS])
+
+
+class TurningPointRow(_Answer):
+    """Where one emotion follows another."""
+
+    time_s: float = Field(examples=[12.5])
+    before: str = Field(examples=["neutral"])
+    after: str = Field(examples=["anger"])
+
+
+class ChannelRow(_Answer):
+    """What adds up over one channel."""
+
+    channel: int | None = Field(examples=[None])
+    speech_s: float = Field(examples=[48.2])
+    shares: dict[str, float] = Field(description="Of speech_s.", examples=[{"neutral": 0.7, "anger": 0.2}])
+    not_sure: float = Field(description="Of speech_s; with the shares it adds up to 1.", examples=[0.1])
+    turning_points: list[TurningPointRow]
+    longest_anger: SegmentRow | None
+
+
+class TimelineAnswer(_Answer):
+    """The stretches of speech in a recording; those of one channel do not overlap."""
+
+    path: str | None = Field(description="The file name as sent, without folders.", examples=["call.wav"])
+    duration_s: float = Field(examples=[61.2])
+    n_channels: int = Field(description="Kept apart; 1 where they were mixed.", examples=[1])
+    model: str = Field(examples=["undertone-small"])
+    labels: list[str] = Field(examples=[list(PROBS)])
+    segments: list[SegmentRow]
+    totals: list[ChannelRow]
+
+
+class ExplainAnswer(_Answer):
+    """How much each part of a clip matters for one emotion."""
+
+    emotion: str = Field(examples=["anger"])
+    prob: float = Field(ge=0, le=1, description="Of the emotion, in the whole clip.", examples=[0.84])
+    times_s: list[float] = Field(description="Edges of the cells, n_times + 1.", examples=[[0.0, 0.5, 1.0]])
+    bands_hz: list[float] = Field(description="Edges of the cells, n_bands + 1.", examples=[[0.0, 2000.0, 8000.0]])
+    importance: list[list[float]] = Field(
+        description="n_bands rows of n_times: the fall of prob when that cell is silenced; the lowest band first.",
+        examples=[[[0.2, 0.01], [0.05, -0.02]]],
+    )
+
+
 class ModelSummary(_Answer):
     """What a served model is, in short."""
 
@@ -102,6 +168,12 @@ def upload_body(description: str, *, many: bool) -> dict[str, Any]:
             "content": {"multipart/form-data": {"schema": schema}},
         }
     }
+
+
+def files(media_types: Iterable[str]) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of answers that are files to be saved."""
+    content = {media_type: {"schema": {"type": "string"}} for media_type in sorted(media_types)}
+    return {200: {"description": "The answer, or a file to be saved.", "content": content}}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

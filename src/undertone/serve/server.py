@@ -7,8 +7,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from undertone.serve.app import create_app
 from undertone.serve.http import JsonFormatter
@@ -16,6 +18,9 @@ from undertone.serve.settings import Settings, SettingsError
 
 MAX_FRAME_BYTES = 2**20  # of a live stream: half a minute of sound
 KEEP_ALIVE_S = 15  # an open connection that asks for nothing
+HEADER_TIMEOUT_S = 10.0  # to send the head of a request
+MAX_HEADER_BYTES = 65_536
+MAX_CONNECTIONS = 4_096
 
 
 def run(settings: Settings, *, host: str, port: int, on_start: Callable[[str], object]) -> None:
@@ -40,6 +45,9 @@ def run(settings: Settings, *, host: str, port: int, on_start: Callable[[str], o
     _log_as_json()
     config = uvicorn.Config(
         app,
+        http=_Protocol,
+        loop=_loop(),
+        ws="websockets-sansio",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -72,6 +80,68 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP with an end to what it lets through: slow, endless and too many heads of requests."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._n_idle_bytes = 0  # since the parser last had something to tell
+        self._n_header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+        else:
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._n_idle_bytes += len(data)
+        super().data_received(data)
+        if self._n_idle_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        self._n_header_bytes = 0
+        self._start_timer()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # those after a chunked body too
+        self._n_idle_bytes = 0
+        self._n_header_bytes += len(name) + len(value)
+        if self._n_header_bytes > MAX_HEADER_BYTES:
+            raise ValueError("the head of the request is too large")  # ends as 400
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._n_idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._n_idle_bytes = 0
+        super().on_message_complete()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+def _loop() -> str:
+    """Return the fast event loop where it is installed, which it is not on Windows."""
+    return "uvloop" if find_spec("uvloop") else "asyncio"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,6 +14,7 @@ from typing import Any
 from undertone.model_file import DEFAULT_MODEL
 
 ENVIRONMENT_PREFIX = "UNDERTONE_"
+DECODER_MB = 192  # addresses that a decoding process takes beside two copies of the file
 
 
 class SettingsError(ValueError):
@@ -44,7 +45,9 @@ class Settings:
     max_uploads_mb: float = _setting(512.0, "Megabytes of all requests at a time.", at_least=0.001)
     max_files: int = _setting(64, "Files in one request.", at_least=1)
     max_clip_s: float = _setting(600.0, "Seconds of sound in a clip.", at_least=0.1)
-    max_timeline_s: float = _setting(7_200.0, "Seconds of sound in a long recording.", at_least=0.1)
+    max_timeline_s: float = _setting(
+        14_400.0, "Seconds of sound in a long recording, of all channels where they are split.", at_least=0.1
+    )
     max_requests: int = _setting(256, "Requests at work at a time.", at_least=1)
     max_jobs: int = _setting(4, "Long recordings and explanations at work or waiting at a time.", at_least=1)
     max_streams: int = _setting(64, "Live streams at a time.", at_least=1)
@@ -53,8 +56,8 @@ class Settings:
     stream_idle_s: float = _setting(30.0, "Seconds without sound after which a live stream is closed.", at_least=0.1)
     max_stream_s: float = _setting(3_600.0, "Seconds of sound in a live stream.", at_least=1)
     decode_timeout_s: float = _setting(30.0, "Seconds, of a clock and of a processor, to decode a file.", at_least=0.1)
-    decode_memory_mb: int = _setting(1_024, "Megabytes of addresses of a decoding process.", at_least=512)
-    decode_workers: int = _setting(2, "Decoding processes.", at_least=1)
+    decode_memory_mb: int = _setting(512, "Megabytes of addresses of a decoding process.", at_least=1)
+    decode_workers: int = _setting(2, "Decoding processes; a long recording keeps one.", at_least=1)
     threads: int = _setting(0, "Threads that run the network; 0: one per processor.", at_least=0)
     stop_timeout_s: float = _setting(30.0, "Seconds that running requests get when the service is stopped.", at_least=0)
 
@@ -67,6 +70,8 @@ class Settings:
             raise SettingsError("model is empty; name at least one")
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
             raise SettingsError("token is too easy to guess or to mistype; give 8 or more printable ASCII characters")
+        if self.decode_memory_mb < (needed := math.ceil(2 * self.max_upload_mb + DECODER_MB)):
+            raise SettingsError(f"decode_memory_mb is too little for files of max_upload_mb; give {needed} or more")
         if self.max_uploads_mb < self.max_upload_mb:
             raise SettingsError("max_uploads_mb, of all requests, is below max_upload_mb, of one")
 
@@ -115,8 +120,8 @@ def _parse(name: str, text: str, default: object) -> Any:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if default is None:
         return text
-    kind = type(default)
     try:
-        return kind(text)
+        return int(text) if isinstance(default, int) else float(text)
     except ValueError:
-        raise SettingsError(f"{name} is {text!r}; give {'a whole number' if kind is int else 'a number'}") from None
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise SettingsError(f"{name} is {text!r}; give {kind}") from None

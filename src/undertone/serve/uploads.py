@@ -8,11 +8,10 @@ checked on the header and again on every piece that arrives, because a chunked b
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import BytesHeaderParser
 from typing import Any
+from urllib.parse import unquote
 
 from undertone.serve.errors import Refused, Room
 from undertone.serve.settings import Settings
@@ -22,6 +21,8 @@ MAX_NAME_LENGTH = 255  # characters of a file name that are handed back
 MEGABYTE = 1_000_000
 _MAX_PART_HEADER = 8_192  # bytes
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")  # RFC 2046
+_DISPOSITION = re.compile(rb"\r\ncontent-disposition:\s*form-data((?:[^\r]|\r(?!\n))*)", re.IGNORECASE)
+_PARAMETER = re.compile(rb';\s*(name|filename\*?)=("(?:[^"\\]|\\.)*"|[^;]*)')
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -47,7 +48,7 @@ class Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.room.give_back(len(self.content) / MEGABYTE)
+        self.room.give_back(len(self.content))
 
     async def read(self, receive: Receive, headers: Mapping[str, str]) -> bytearray:
         """Read all of it, or raise :class:`Refused`: 413 for too many bytes, 408 for too slow, 429 for no room."""
@@ -76,7 +77,7 @@ class Body:
         piece = message.get("body", b"")
         if len(self.content) + len(piece) > self.settings.max_upload_mb * MEGABYTE:
             raise self._too_large()
-        self.room.take(len(piece) / MEGABYTE)
+        self.room.take(len(piece))
         self.content += piece
         self.is_whole = not message.get("more_body", False)
 
@@ -115,22 +116,22 @@ def split_files(body: bytearray, boundary: bytes, *, max_files: int) -> list[Upl
     """
     uploads = []
     for header, content in _parts(body, b"--" + boundary):
-        name = header.get_param("name", None, header="content-disposition")
-        if name != FIELD:
+        disposition = _DISPOSITION.search(header)
+        parameters = dict(_PARAMETER.findall(disposition[1])) if disposition else {}
+        if _unquoted(parameters.get(b"name", b"")) != FIELD:
             continue
         if len(uploads) == max_files:
             raise Refused(
                 413, "too_many_files", f"more than {max_files} files; send them in several requests", limit="max_files"
             )
-        uploads.append(Upload(_safe_name(header.get_filename()), content))
+        uploads.append(Upload(_file_name(parameters), content))
     if not uploads:
-        raise Refused(
-            422, "no_file", f"the form has no field '{FIELD}'; send one, for example: curl -F file=@clip.wav URL"
-        )
+        raise Refused(422, "no_file", f"the form has no field '{FIELD}'; for example: curl -F file=@clip.wav URL")
     return uploads
 
 
-def _parts(body: bytearray, delimiter: bytes) -> Iterator[tuple[Message, memoryview]]:
+def _parts(body: bytearray, delimiter: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the header and the content of each part."""
     view = memoryview(body)
     start = _first_delimiter(body, delimiter) + len(delimiter)
     while body[start : start + 2] == b"\r\n":
@@ -140,8 +141,7 @@ def _parts(body: bytearray, delimiter: bytes) -> Iterator[tuple[Message, memoryv
         end = body.find(b"\r\n" + delimiter, end_of_header + 2)
         if end < 0:
             raise _malformed("it ends in the middle of a part")
-        header = BytesHeaderParser().parsebytes(bytes(view[start + 2 : end_of_header + 4]))
-        yield header, view[end_of_header + 4 : max(end, end_of_header + 4)]
+        yield bytes(view[start:end_of_header]), view[end_of_header + 4 : max(end, end_of_header + 4)]
         start = end + 2 + len(delimiter)
     if body[start : start + 2] != b"--":
         raise _malformed("its last boundary is missing")
@@ -160,13 +160,22 @@ def _malformed(what: str) -> Refused:
     return Refused(400, "malformed", f"the form cannot be read: {what}; let an HTTP library write it")
 
 
-def _safe_name(name: str | None) -> str:
+def _file_name(parameters: dict[bytes, bytes]) -> str:
     r"""Return a file name without folders and control characters; it is handed back and never opened.
 
     Examples
     --------
-    >>> _safe_name("../../etc/passwd"), _safe_name("C:\\calls\\a.wav"), _safe_name(None)
-    ('passwd', 'a.wav', '')
+    >>> _file_name({b"filename": b'"../../etc/passwd"'}), _file_name({b"filename*": b"UTF-8''%C3%A9.wav"})
+    ('passwd', 'é.wav')
     """
-    last = re.split(r"[/\\]", name or "")[-1]
+    if extended := parameters.get(b"filename*"):  # RFC 5987: charset'language'percent-encoded
+        name = unquote(extended.rpartition(b"'")[2].decode("ascii", "replace"))
+    else:
+        name = _unquoted(parameters.get(b"filename", b""))
+    last = re.split(r"[/\\]", name)[-1]
     return "".join(char for char in last if char.isprintable())[:MAX_NAME_LENGTH]
+
+
+def _unquoted(value: bytes) -> str:
+    text = value.decode("utf-8", "replace")
+    return re.sub(r'\\(["\\])', r"\1", text[1:-1]) if text[:1] == '"' else text
