@@ -63,7 +63,10 @@ function send(method, url, { body, onUpload, signal, as }) {
   });
 }
 
-async function refusal(request) {
+/** The service's words about a file begin with a verb: "is empty". */
+export const about = (name, words) => sentence(/^(is|has|holds|lasts|states|needs) /.test(words) ? `${name} ${words}` : words);
+
+async function refusal(request, body) {
   let content = {};
   try {
     const text = request.responseType === "blob" ? await request.response.text() : request.response;
@@ -72,12 +75,14 @@ async function refusal(request) {
     // not the service's own words: a proxy's page, say
   }
   const message = content.message ?? `The service answered with status ${request.status}. Try again, or look at its log.`;
-  return new ServiceError(sentence(message), { status: request.status, code: content.code ?? "" });
+  const files = body?.getAll("file") ?? [];
+  return new ServiceError(files.length === 1 ? about(files[0].name, message) : sentence(message), { status: request.status, code: content.code ?? "" });
 }
 
 export function sentence(text) {
   const trimmed = String(text).trim();
-  return trimmed.charAt(0).toUpperCase() + trimmed.slice(1) + (/[.!?]$/.test(trimmed) ? "" : ".");
+  const starts = /^\S*\.\w+ /.test(trimmed) ? trimmed : trimmed.charAt(0).toUpperCase() + trimmed.slice(1); // not a file's name
+  return starts + (/[.!?]$/.test(trimmed) ? "" : ".");
 }
 
 /**
@@ -90,7 +95,7 @@ export async function ask(method, path, { query, body, as = "json", onUpload, on
     const request = await send(method, address(path, query), { body, onUpload, signal, as: as === "blob" ? "blob" : "text" });
     if (request.status === 401) {
       const given = token !== sent ? token : await askForToken(sent ? "That token was not accepted." : "");
-      if (!given) throw await refusal(request);
+      if (!given) throw await refusal(request, body);
       if (token !== given) keepToken(given);
       tries -= 1;
       continue;
@@ -101,7 +106,7 @@ export async function ask(method, path, { query, body, as = "json", onUpload, on
       await pause(wait_s, signal);
       continue;
     }
-    if (request.status < 200 || request.status >= 300) throw await refusal(request);
+    if (request.status < 200 || request.status >= 300) throw await refusal(request, body);
     return as === "blob" ? request.response : JSON.parse(request.response);
   }
 }

@@ -151,7 +151,6 @@ class Clip {
   async predict() {
     const { predictions } = await api.predict([this.file], this.options);
     const [prediction] = predictions;
-    if (prediction.error) throw new Error(api.sentence(prediction.error));
     this.prediction = prediction;
     this.duration_s ??= prediction.end_s;
     const { emotion, confidence, probs } = prediction;
@@ -195,7 +194,7 @@ class Clip {
   sayAnswer() {
     const box = byId("clip-verdict");
     const words = ["lead", "emotion", "sure"].map((name) => box.querySelector(`.${name}`)?.textContent);
-    say(`${words[0]} ${words[1]}: ${words[2]}.`);
+    say(`${words[0]} ${words[1]}: ${words[2]}.`, { seen: false });
   }
 
   showShares() {
@@ -207,7 +206,8 @@ class Clip {
     const [first, second] = emotions;
     verdict(byId("clip-verdict"), {
       lead: first ? "mostly" : "",
-      emotion: first ?? "no speech",
+      emotion: first,
+      word: "no speech",
       sure: first ? `${percent(shares[first])} of the speech` + (second ? `, then ${second} with ${percent(shares[second])}` : "") : "Nothing in it was taken for speech.",
       small: "It tells what voices sound like, not what anybody feels.",
     });
@@ -406,10 +406,7 @@ class Clip {
     drawImportance(byId("spectrum-overlay"), explanation, { duration_s, topHz: TOP_HZ });
     byId("explain-choice").hidden = !explanation;
     if (!explanation) {
-      byId("spectrum-text").textContent = "Time runs to the right, pitch upwards; the darker, the louder.".replace(
-        "darker",
-        getComputedStyle(document.documentElement).colorScheme === "dark" ? "brighter" : "darker",
-      );
+      byId("spectrum-text").textContent = "Time runs to the right, pitch upwards; the stronger a mark, the louder.";
       return;
     }
     const choice = byId("explain-emotion");

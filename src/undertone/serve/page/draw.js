@@ -4,6 +4,7 @@ import { toMel } from "./sound.js";
 
 const STEP = 3; // CSS pixels from one stroke of a waveform to the next
 const STROKE = 2;
+const NAMES_HEIGHT = 20; // below a waveform
 export const UNSURE = "not sure";
 
 let colours = {};
@@ -77,10 +78,10 @@ export function drawBars(list, probs, emotions) {
 }
 
 /** What it sounds like, in large letters. */
-export function verdict(box, { lead, emotion, sure = "", small = "" }) {
+export function verdict(box, { lead = "\u00a0", emotion = null, word = "", sure = "", small = "" }) {
   box.replaceChildren(
     element("p", { className: "lead", textContent: lead }),
-    element("p", { className: "emotion" }, ...(emotion === null ? ["…"] : [swatch(emotion), emotion])),
+    element("p", { className: emotion ? "emotion" : "emotion none" }, ...(emotion ? [swatch(emotion), emotion] : [word])),
     element("p", { className: "sure", textContent: sure }),
   );
   if (small) box.append(element("p", { className: "small", textContent: small }));
@@ -116,12 +117,14 @@ export function peaks(waveform, sampleRate, view, nStrokes) {
  * Quiet recordings are drawn as high as loud ones: `loudest` is what fills the lane.
  */
 export function drawWave(canvas, { waveform, sampleRate, segments, view, loudest = 1, chosen = null }) {
-  const { context, width, height } = prepare(canvas);
+  const { context, width, height: fullHeight } = prepare(canvas);
   const toX = (time_s) => ((time_s - view.start_s) / (view.end_s - view.start_s)) * width;
   if (chosen) {
     context.fillStyle = colourOf("tint");
-    context.fillRect(toX(chosen.start_s), 0, toX(chosen.end_s) - toX(chosen.start_s), height);
+    context.fillRect(toX(chosen.start_s), 0, toX(chosen.end_s) - toX(chosen.start_s), fullHeight);
   }
+  drawNames(context, segments, toX, width, fullHeight);
+  const height = fullHeight - NAMES_HEIGHT;
   const nStrokes = Math.max(1, Math.floor(width / STEP));
   const heights = waveform && peaks(waveform, sampleRate, view, nStrokes);
   let next = 0;
@@ -136,6 +139,28 @@ export function drawWave(canvas, { waveform, sampleRate, segments, view, loudest
     context.roundRect(stroke * STEP, height / 2 - reach, STROKE, 2 * reach, 1);
     context.fill();
   }
+}
+
+/** A line below each segment in its colour, broken where it is not sure, and its name where there is room. */
+function drawNames(context, segments, toX, width, bottom) {
+  context.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  context.textBaseline = "alphabetic";
+  for (const { start_s, end_s, emotion } of segments) {
+    const [left, right] = [Math.max(0, toX(start_s)), Math.min(width, toX(end_s))];
+    if (right <= 0 || left >= width) continue;
+    context.strokeStyle = colourOf(emotion);
+    context.lineWidth = 3;
+    context.setLineDash(emotion === null ? [3, 3] : []);
+    context.beginPath();
+    context.moveTo(left + 1, bottom - 1.5);
+    context.lineTo(Math.max(left + 2, right - 1), bottom - 1.5);
+    context.stroke();
+    const name = emotion ?? UNSURE;
+    if (context.measureText(name).width + 6 > right - left) continue;
+    context.fillStyle = colourOf("muted");
+    context.fillText(name, left + 2, bottom - 7);
+  }
+  context.setLineDash([]);
 }
 
 /** Where in the whole recording the lanes above look. */
@@ -170,7 +195,7 @@ export function drawSpectrum(canvas, picture, topHz) {
   context.drawImage(small, 0, 0, width, height);
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "middle";
-  for (const hz of [500, 1000, 2000, 4000]) {
+  for (const hz of height > 190 ? [500, 1000, 2000, 4000] : [500, 2000]) {
     const y = height * (1 - toMel(hz) / toMel(topHz));
     const words = hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`;
     context.fillStyle = colourOf("raised");
@@ -223,14 +248,14 @@ function rgb(colour) {
 }
 
 /** The last `span_s` seconds of live sound, newest at the right; `pieces` are {end_s, peak, emotion}. */
-export function drawLiveWave(canvas, pieces, now_s, span_s) {
+export function drawLiveWave(canvas, pieces, now_s, span_s, rest = "faint") {
   const { context, width, height } = prepare(canvas);
   const loudest = Math.max(0.05, ...pieces.map(({ peak }) => peak));
   for (const { end_s, peak, emotion } of pieces) {
     const x = width - ((now_s - end_s) / span_s) * width;
     if (x < 0) continue;
     const reach = Math.max(1, (peak / loudest) * (height / 2 - 2));
-    context.fillStyle = emotion ? colourOf(emotion) : colourOf("faint");
+    context.fillStyle = colourOf(emotion ?? rest);
     context.beginPath();
     context.roundRect(x - STROKE, height / 2 - reach, STROKE, 2 * reach, 1);
     context.fill();

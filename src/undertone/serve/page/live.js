@@ -103,7 +103,7 @@ class Session {
     byId("stop").focus({ preventScroll: true });
     if (isLive) {
       drawBars(byId("live-bars"), {}, this.labels);
-      verdict(byId("live-verdict"), { lead: "listening", emotion: null });
+      verdict(byId("live-verdict"), { word: "listening" });
     }
     say(isLive ? "Listening. Speak for a second or two." : "Recording. Nothing is sent before you stop.");
   }
@@ -162,7 +162,7 @@ class Session {
     verdict(
       byId("live-verdict"),
       isQuiet
-        ? { lead: "quiet", emotion: null }
+        ? { word: "quiet" }
         : { lead: update.confidence < 0.5 ? "perhaps" : "sounds like", emotion: update.emotion, sure: `${percent(update.confidence)} sure` },
     );
     this.announce(isQuiet ? null : update);
@@ -173,7 +173,7 @@ class Session {
     const at_ms = performance.now();
     if (!update || update.emotion === this.announced.emotion || at_ms - this.announced.at_ms < ANNOUNCE_EVERY_MS) return;
     this.announced = { emotion: update.emotion, at_ms };
-    say(`${update.emotion}, ${percent(update.confidence)}`);
+    say(`${update.emotion}, ${percent(update.confidence)}`, { seen: false });
   }
 
   get delay_ms() {
@@ -183,7 +183,7 @@ class Session {
 
   draw() {
     if (byId("live-view").hidden) return;
-    drawLiveWave(byId("live-wave"), this.pieces, this.now_s, SPAN_S);
+    drawLiveWave(byId("live-wave"), this.pieces, this.now_s, SPAN_S, this.mode === "record" ? "ink" : "faint");
     const recent = this.updates.filter(({ end_s, isQuiet }) => end_s > this.now_s - SPAN_S && !isQuiet);
     if (this.mode === "live") drawRibbon(byId("live-ribbon"), recent, this.labels, this.now_s, SPAN_S);
     const delay = this.delay_ms === undefined ? "" : ` · answers ${(this.delay_ms / 1000).toFixed(2)} s after the sound`;

@@ -129,6 +129,7 @@ async function listModels() {
   byId("model").replaceChildren(
     ...models.map(({ name }) => element("option", { value: name, textContent: name, selected: name === first })),
   );
+  byId("model-choice").classList.toggle("only", models.length === 1);
   byId("model").disabled = byId("open-card").disabled = false;
 }
 

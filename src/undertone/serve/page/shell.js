@@ -17,8 +17,9 @@ export function show(view, state = "heard") {
   if (view) byId(view).querySelector("h2").focus({ preventScroll: true });
 }
 
-/** Tell what is going on: seen, and read out when the reader is idle. */
-export function say(text) {
+/** Tell what is going on, read out when the reader is idle; seen, unless the same is to be seen elsewhere. */
+export function say(text, { seen = true } = {}) {
+  status.classList.toggle("silent", !seen);
   if (status.textContent !== text) status.textContent = text;
 }
 
