@@ -70,10 +70,19 @@ def test_cells_are_drawn_where_and_as_strong_as_they_are():
     assert upper.startswith("  2,000 - 8,000 Hz")
     assert lower.startswith("      0 - 2,000 Hz")
     marks = {"█": 4, "▓": 3, "▒": 2, "░": 1, "#": 4, "*": 3, "+": 2, ".": 1, "─": -4, "-": -4, " ": 0}
-    first = len("  2,000 - 8,000 Hz ")
+    first = len("  2,000 - 8,000 Hz ")  # and three columns for each cell
     assert [marks[upper[column]] for column in (first, first + 3, first + 6)] == [2, 0, 0]
     assert [marks[lower[column]] for column in (first, first + 3, first + 6)] == [4, 0, -4]
     assert lines[3].split() == ["0", "1.50", "s"]
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_map_fits_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    importance = np.random.default_rng(0).uniform(-1, 1, (8, 16))
+    explanation = Explanation("anger", 0.9, np.linspace(0, 3, 17), np.linspace(0, 8_000, 9), importance)
+    widths = [len(line) for line in explaining.map_lines(explanation, "clip.wav")]
+    assert columns - 20 < max(widths) <= columns
 
 
 def test_nothing_that_matters_is_said_so(explain, write_sound):

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from undertone.cli.terminal import COLOURS, LateProgress, bar, fail, has_unicode, paint, printable
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from undertone.explanation import Explanation
 
 SUFFIXES = (".svg", ".html", ".png", ".json")
-CELL_WIDTH = 3  # columns
+MAX_CELL_WIDTH = 3  # columns
+LABEL_WIDTH = 18  # columns, "3,934 - 5,649 Hz" with its margins
 BAR_WIDTH = 16  # columns, sums
 N_STRONGEST = 3
 
@@ -104,34 +106,37 @@ def map_lines(explanation: "Explanation", path: str) -> Iterator[str]:
 
     emotion = paint(explanation.emotion, "bold", COLOURS[explanation.emotion])
     yield f"\n {emotion} {explanation.prob:.1%}  {paint(path, 'dim')}\n"
+    n_times = len(explanation.by_time)
+    room = get_terminal_size().columns - LABEL_WIDTH - BAR_WIDTH - 3
+    cell_width = min(MAX_CELL_WIDTH, max(1, room // n_times))
     scale = max(0.01, float(abs(explanation.importance).max()))
     largest = max(0.01, float(abs(explanation.by_band).max()))
     edges_hz = [f"{edge:,.0f}" for edge in explanation.bands_hz]
     for band in reversed(range(len(explanation.importance))):
         label = f"{edges_hz[band]:>6} - {edges_hz[band + 1]:>5} Hz"
-        cells = "".join(_cell(value / scale) for value in explanation.importance[band])
+        cells = "".join(_cell(value / scale, cell_width) for value in explanation.importance[band])
         total = explanation.by_band[band]
         yield f" {paint(label, 'dim')} {cells}  {_coloured(bar(abs(total) / largest, BAR_WIDTH), total)}"
-    width = CELL_WIDTH * explanation.importance.shape[1]
+    width = cell_width * n_times
     end = f"{explanation.times_s[-1]:.2f} s"
-    yield paint(f" {'':17} 0{end:>{max(width - 1, len(end) + 1)}}", "dim")
+    yield paint(f"{'':{LABEL_WIDTH}} 0{end:>{max(width - 1, len(end) + 1)}}", "dim")
     yield ""
     cells = strongest(explanation, N_STRONGEST)
     for index, cell in enumerate(cells):
         yield f" {'most' if index == 0 else '':>5}  {describe(explanation, *cell)}"
     if not cells:
         yield "  no cell makes a difference alone"
-    strong, weak = (_cell(sign).strip() or "+" for sign in (1.0, -1.0))
+    strong, weak = (_cell(sign, MAX_CELL_WIDTH) for sign in (1.0, -1.0))
     yield f"\n {strong} less probable without it   {weak} more probable without it\n"
 
 
-def _cell(strength: float) -> str:
+def _cell(strength: float, width: int) -> str:
     """Draw a cell, ``strength`` in [-1, 1]: shades where silencing lowers the probability, lines where it raises it."""
     marks = " ░▒▓█" if has_unicode() else " .+*#"
     if strength < 0:
         marks = " ··──" if has_unicode() else " ..--"
     level = min(4, int(abs(strength) * 4.999))
-    return _coloured(marks[level] * CELL_WIDTH, strength)
+    return _coloured(marks[level] * width, strength)
 
 
 def _coloured(text: str, value: float) -> str:
