@@ -21,7 +21,7 @@ const FORMATS = [
   ["vtt", "WebVTT", "subtitles for players", "vtt"],
   ["audacity", "Labels", "for Audacity", "txt"],
   ["rttm", "RTTM", "for diarisation tools", "rttm"],
-  ["html", "Web page", "a player to pass on", "html"],
+  ["html", "Web page", "to play beside the sound", "html"],
 ];
 
 let clip = null;
@@ -224,7 +224,7 @@ class Clip {
     byId("clip-meta").textContent = [clock(this.duration_s), this.hint, this.model].filter(Boolean).join(" · ");
     if (this.view.end_s !== this.duration_s && !this.zoomed) this.view = { start_s: 0, end_s: this.duration_s };
     byId("zoom").hidden = byId("overview").hidden = this.duration_s <= LONG_S;
-    byId("channels").hidden = (this.waveforms?.length ?? this.timeline?.n_channels ?? 1) !== 2;
+    byId("channels").hidden = !this.mayHaveChannels;
     const notes = [];
     if (!this.isPlayable) notes.push("This browser cannot play this format; the answers hold all the same.");
     else if (!this.waveforms && this.timeline) notes.push("Too long to be drawn as a wave here: blocks show where there is speech.");
@@ -234,6 +234,12 @@ class Clip {
     this.showPosition();
     this.draw();
     this.showSpectrum();
+  }
+
+  /** Where the browser cannot tell, the service will. */
+  get mayHaveChannels() {
+    if (this.waveforms) return this.waveforms.length > 1;
+    return this.isLong && !(this.channelMode === "split" && this.timeline?.n_channels === 1);
   }
 
   makeLanes() {
@@ -276,7 +282,7 @@ class Clip {
   showPosition() {
     const now_s = this.audio.currentTime;
     const segment = this.at(now_s);
-    const words = segment ? `${segment.emotion ?? UNSURE} ${percent(segment.confidence)}` : this.timeline ? "no speech" : "";
+    const words = segment ? `${segment.emotion ?? UNSURE} ${percent(segment.confidence)}` : this.timeline && now_s ? "no speech" : "";
     byId("now").textContent = clock(now_s);
     byId("heard").replaceChildren(...(segment ? [swatch(segment.emotion)] : []), words);
     const slider = byId("wave");
@@ -436,6 +442,7 @@ class Clip {
         return channel === null ? items : [element("li", { className: "whose", textContent: channelName(channel) }), ...items];
       }),
     );
+    byId("totals").textContent = (this.timeline.totals ?? []).map(totalWords).join(" ");
     this.showRows();
   }
 
@@ -549,6 +556,14 @@ function shareOf(segments) {
   return Object.fromEntries(Object.entries(seconds).map(([emotion, time]) => [emotion, time / all]));
 }
 
+function totalWords({ channel, turning_points, longest_anger }) {
+  const whose = channel === null ? "" : `${channelName(channel)}: `;
+  const n = turning_points.length;
+  const turns = `${n || "no"} turning point${n === 1 ? "" : "s"}`;
+  const anger = longest_anger ? `; longest anger from ${clock(longest_anger.start_s)} to ${clock(longest_anger.end_s)}` : "";
+  return api.sentence(`${whose}${turns}${anger}`);
+}
+
 function explanationWords({ emotion, prob, times_s, bands_hz, importance }, start_s) {
   let best = { value: -Infinity };
   importance.forEach((row, band) =>
@@ -565,7 +580,7 @@ function explanationWords({ emotion, prob, times_s, bands_hz, importance }, star
     swatch(emotion),
     points < 1
       ? `No single part made much of a difference to ${emotion} (${percent(prob)}).`
-      : `${emotion} has ${percent(prob)}. It rests most on ${where}: with that part silenced it falls by ${points} point${points > 1 ? "s" : ""}. Hatched parts speak against it.`,
+      : `${emotion} has ${percent(prob)}. It rests most on ${where}: with that part silenced it falls by ${points} point${points > 1 ? "s" : ""}. Coloured parts speak for it, hatched ones against.`,
   ];
 }
 

@@ -200,7 +200,7 @@ class Session {
     if (session !== this) return;
     session = null;
     if (error) complain(error);
-    if (!this.nSamples) {
+    if (!this.nSamples || (error && this.mode === "live" && !this.updates.length)) {
       show(null);
       if (!error) complain(new Error("Nothing was heard. See whether the microphone is switched on, then start once more."));
       return;
