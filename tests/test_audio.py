@@ -25,6 +25,7 @@ from undertone.audio import (
     find_audio,
     load_waveform,
     stream_blocks,
+    stream_channels,
 )
 
 # ---- making files ----
@@ -781,6 +782,38 @@ def test_every_kind_of_file_in_the_corpora_opens(corpora_root):
         waveform = load_waveform(path)
         assert 0.3 < len(waveform) / SAMPLE_RATE < 20
         assert 0.001 < np.abs(waveform).max() <= 1
+
+
+@pytest.mark.parametrize("sample_rate", [SAMPLE_RATE, 44_100])
+@pytest.mark.parametrize("n_channels", [1, 2, 5])
+def test_channels_kept_apart_are_each_what_it_is_alone(write_sound, rng, sample_rate, n_channels):
+    frames = rng.uniform(-0.9, 0.9, (3 * sample_rate + 7, n_channels)).astype(np.float32)
+    blocks = list(stream_channels(frames, sample_rate=sample_rate))
+    assert {block.shape[1] for block in blocks} == {n_channels}
+    together = np.concatenate(blocks)
+    assert together.dtype == np.float32
+    for channel in range(n_channels):
+        alone = load_waveform(np.ascontiguousarray(frames[:, channel]), sample_rate=sample_rate)
+        np.testing.assert_allclose(together[:, channel], alone, rtol=0, atol=1e-6)
+    from_file = np.concatenate(list(stream_channels(write_sound("a.wav", frames, sample_rate))))
+    np.testing.assert_allclose(from_file, together, rtol=0, atol=1e-4)  # 16 bit
+
+
+def test_channels_kept_apart_are_as_safe_as_mixed_ones():
+    frames = np.zeros((SAMPLE_RATE, 2))
+    frames[100, 1] = np.nan
+    with pytest.raises(AudioError, match="NaN or infinite values, the first after 0.006 s"):
+        list(stream_channels(frames, sample_rate=SAMPLE_RATE))
+    with pytest.raises(AudioError, match="peak of 300"):
+        list(stream_channels(np.full((10, 2), 300.0), sample_rate=SAMPLE_RATE))
+    with pytest.raises(AudioError, match="no samples"):
+        list(stream_channels(np.zeros((0, 2)), sample_rate=SAMPLE_RATE))
+    with pytest.raises(AudioError, match="allowed here"):
+        list(stream_channels(np.zeros((SAMPLE_RATE, 2)), sample_rate=SAMPLE_RATE, max_duration_s=0.5))
+    with pytest.raises(AudioError, match="channels"):
+        list(stream_channels(np.zeros((10, MAX_CHANNELS + 1)), sample_rate=SAMPLE_RATE))
+    (block,) = stream_channels(np.full((10, 2), [0.5, 3.0]), sample_rate=SAMPLE_RATE)
+    assert block.tolist() == [[0.5, 1.0]] * 10
 
 
 @pytest.mark.corpus

@@ -1,4 +1,4 @@
-"""Predictions as CSV, JSON and JSON Lines, row by row, so that a table can be longer than memory; timelines in eight formats.
+"""Predictions as CSV, JSON and JSON Lines, row by row, so that a table can be longer than memory; timelines too.
 
 Text is UTF-8. The parts of a file name that are no text (possible on Linux) appear as backslash escapes. Seconds
 have three decimals, probabilities six. Where a format has room for one line only (WebVTT, RTTM), what is no visible

@@ -23,7 +23,8 @@ def fill_page(content: Mapping[str, Any], *, audio: str | None) -> str:
     name = content["path"] or "recording"
     parts = {
         "TITLE": html.escape(name),
-        "ABOUT": html.escape(f"{clock(content['duration_s'])} · {content['model']}"),
+        "NAME": html.escape(name.rpartition("/")[2] or name),
+        "ABOUT": html.escape(" · ".join([clock(content["duration_s"]), content["model"], name])),
         "AUDIO": html.escape(audio or ""),
         "TOTALS": "".join(_totals(totals) for totals in content["totals"]),
         "ROWS": "".join(_row(index, segment) for index, segment in enumerate(content["segments"])),

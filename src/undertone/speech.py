@@ -312,7 +312,7 @@ class SpeechFinder:
 
 
 def _find_edges(sound: np.ndarray) -> tuple[int, int]:
-    """Samples between which the level is within EDGE_DB of the loudest moment."""
+    """Return the samples between which the level is within EDGE_DB of the loudest moment."""
     if len(sound) <= EDGE_WINDOW:
         return 0, len(sound)
     total = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])

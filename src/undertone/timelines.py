@@ -11,7 +11,8 @@ The method, step by step; the constants below are its only settings:
    overlapping windows of that duration, evenly spaced from its start to its end; each tenth of a second has the mean of
    the calibrated probabilities of its windows, weighted towards their middles.
 4. A hidden Markov model smooths a longer region: an emotion goes on for another second with probability
-   ``STAY_PROB``, each second of sound counts as one observation, and the most probable path (Viterbi) is cut into segments.
+   ``STAY_PROB``, each second of sound counts as one observation, and the most probable path (Viterbi) is cut into
+   segments.
 5. A segment's probabilities are their means over its time, its confidence is that of its emotion; below
    ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Neighbours of the same emotion become one across pauses up
    to ``MAX_MERGE_PAUSE_S``.
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -151,7 +153,7 @@ class Timeline:
         return tuple(segment for segment in self.segments if segment.channel == channel)
 
     def channels(self) -> tuple[int | None, ...]:
-        """What ``Segment.channel`` can be: numbers from 0, or None alone where channels were mixed."""
+        """Return what ``Segment.channel`` can be: numbers from 0, or None alone where channels were mixed."""
         is_mixed = self.n_channels == 1 and all(segment.channel is None for segment in self.segments)
         return (None,) if is_mixed else tuple(range(self.n_channels))
 
@@ -303,9 +305,7 @@ class _Listener:
         self._job_samples = 0
         self._running: deque[Future[list[_Piece]]] = deque()
         self._pieces: list[_Piece] = []
-        self._pool = ThreadPoolExecutor(
-            1, thread_name_prefix="undertone-timeline"
-        )  # the recognizer has its own threads
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="undertone-timeline")  # the recognizer has more
 
     def __enter__(self) -> "_Listener":
         return self
@@ -404,7 +404,7 @@ def _cut_region(region: Region, channel: int | None, probs: np.ndarray, min_conf
     changes = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), len(path)]
     start_s, end_s = region.start / SAMPLE_RATE, region.end / SAMPLE_RATE
     edges_s = [start_s + BIN_S * change for change in changes[:-1]] + [end_s]
-    for index, (first, last) in enumerate(zip(changes, changes[1:], strict=False)):
+    for index, (first, last) in enumerate(pairwise(changes)):
         mean = probs[first:last].mean(axis=0)
         top = int(path[first]) if mean[path[first]] >= min_confidence else None
         seconds = edges_s[index + 1] - edges_s[index]
@@ -472,7 +472,7 @@ def _total(channel: int | None, segments: Sequence[Segment]) -> ChannelTotals:
     sure = [segment for segment in segments if segment.emotion is not None]
     turns = [
         TurningPoint(after.start_s, str(before.emotion), str(after.emotion))
-        for before, after in zip(sure, sure[1:], strict=False)
+        for before, after in pairwise(sure)
         if before.emotion != after.emotion
     ]
     anger = [segment for segment in segments if segment.emotion == "anger"]

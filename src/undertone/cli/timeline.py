@@ -276,7 +276,7 @@ def _lines(timeline: "Timeline") -> Iterator[str]:
 
 
 def _strip(timeline: "Timeline", row: int, channel: int | None, width: int) -> Iterator[str]:
-    """Draw the outline of the waveform in the colours of its emotions, and their initials where there are no colours."""
+    """Draw the outline of the waveform in the colours of its emotions; without colours, their initials too."""
     import numpy as np
 
     peaks = timeline.peaks[row] if row < len(timeline.peaks) else np.zeros(0)
@@ -312,7 +312,8 @@ def _emotions(segments: Sequence["Segment"], duration_s: float, width: int) -> l
         for column in range(int(segment.start_s / column_s), min(width, int(segment.end_s / column_s) + 1)):
             start_s, end_s = column * column_s, (column + 1) * column_s
             part_s = min(end_s, segment.end_s) - max(start_s, segment.start_s)
-            seconds[column][name] = seconds[column].get(name, 0.0) + max(0.0, part_s)
+            if part_s > 0:
+                seconds[column][name] = seconds[column].get(name, 0.0) + part_s
     return [max(parts, key=lambda name: parts[name]) if parts else "" for parts in seconds]
 
 

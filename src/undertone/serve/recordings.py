@@ -16,6 +16,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from undertone import formats
 from undertone.audio import SAMPLE_RATE, AudioError
+from undertone.emotions import EMOTIONS
 from undertone.explanation import MAX_DURATION_S, Explanation, explain
 from undertone.model_file import ModelFileError
 from undertone.recognizer import Recognizer
@@ -43,6 +44,8 @@ _ERRORS = (400, 401, 403, 404, 408, 413, 415, 422, 429)
 
 def add_recordings(app: FastAPI, service: Service) -> None:
     """Add the routes of single recordings."""
+    served = service.inference.recognizers.values()
+    labels = [emotion for emotion in EMOTIONS if any(emotion in recognizer.labels for recognizer in served)]
 
     @app.post(
         "/v1/timeline",
@@ -79,7 +82,10 @@ def add_recordings(app: FastAPI, service: Service) -> None:
     async def explain_clip(
         request: Request,
         model: str | None = schemas.MODEL,
-        emotion: str | None = Query(None, max_length=40, description="A label of the model; else what it hears."),
+        emotion: Annotated[
+            str | None,
+            Query(description="A label of the model; else what it hears.", json_schema_extra={"enum": labels}),
+        ] = None,
     ) -> Response:
         """Each cell is silenced in turn; its importance is the fall of the emotion's probability."""
         recognizer = service.inference.recognizer(model)
