@@ -1,0 +1,226 @@
+"""The parts of the service one by one: settings, forms, decoders at their limits, the command."""
+
+import asyncio
+import contextlib
+import dataclasses
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from undertone.audio import load_waveform
+from undertone.cli.commands import app
+from undertone.serve.decoding import DecodeError, DecodePool
+from undertone.serve.errors import Refused, Room
+from undertone.serve.settings import Settings, SettingsError, environment_name
+from undertone.serve.uploads import check_content_type, split_files
+
+# ---- settings ----
+
+
+def test_every_setting_can_come_from_the_environment():
+    values = {"model": "a,b", "token": "12345678", "cors_origin": "https://a.example, https://b.example"}
+    expected = {"model": ("a", "b"), "token": "12345678", "cors_origin": ("https://a.example", "https://b.example")}
+    for entry in dataclasses.fields(Settings):
+        if entry.name not in values:
+            expected[entry.name] = entry.default * 2 + 2
+            values[entry.name] = str(expected[entry.name])
+    environment = {environment_name(name): value for name, value in values.items()}
+    settings = Settings.from_environment(environment)
+    assert dataclasses.asdict(settings) == expected
+
+
+def test_what_is_given_comes_before_the_environment():
+    environment = {"UNDERTONE_MAX_FILES": "5", "UNDERTONE_THREADS": "3"}
+    settings = Settings.from_environment(environment, overrides={"max_files": 7})
+    assert (settings.max_files, settings.threads) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_files", "0"),
+        ("max_files", "2.5"),
+        ("max_upload_mb", "many"),
+        ("max_upload_mb", "nan"),
+        ("max_clip_s", "inf"),
+        ("token", "short"),
+        ("token", "with a\nnewline"),
+        ("max_uploads_mb", "1"),
+        ("decode_memory_mb", "100"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_by_name(name, text):
+    with pytest.raises(SettingsError, match=f"(?i){name}"):
+        Settings.from_environment({environment_name(name): text})
+
+
+# ---- room ----
+
+
+def test_room_is_given_back_also_after_an_error():
+    room = Room("max_requests", 1, "too many")
+    with pytest.raises(ZeroDivisionError), room:
+        raise ZeroDivisionError
+    with room, pytest.raises(Refused, match="max_requests"), room:
+        pass
+    assert room.used == 0
+
+
+# ---- forms ----
+
+
+contents = st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.binary(max_size=300)), max_size=4)
+
+
+@given(files=contents.filter(bool), boundary=st.from_regex(r"[0-9A-Za-z'()+_,\-./:=?]{1,70}", fullmatch=True))
+def test_files_of_a_form_come_out_as_they_went_in(make_form, files, boundary):
+    delimiter = f"--{boundary}".encode()
+    files = [(name, content) for name, content in files if delimiter not in content] or [("a", b"")]
+    named = [(f"{index}.wav", content) for index, (_, content) in enumerate(files)]
+    uploads = split_files(bytearray(make_form(*named, boundary=boundary)), boundary.encode(), max_files=4)
+    assert [(upload.filename, bytes(upload.content)) for upload in uploads] == named
+
+
+@given(
+    body=st.binary(max_size=400)
+    | st.lists(st.sampled_from([b"--b", b"\r\n", b"--", b'name="file"', b"x"])).map(b"".join)
+)
+def test_any_bytes_are_a_form_or_refused(body):
+    with contextlib.suppress(Refused):
+        split_files(bytearray(body), b"b", max_files=2)
+
+
+@given(header=st.text(max_size=100) | st.text(max_size=80).map("multipart/form-data; boundary={}".format))
+def test_any_content_type_is_one_or_refused(header):
+    with contextlib.suppress(Refused):
+        assert 1 <= len(check_content_type(header)) <= 70
+
+
+@pytest.mark.parametrize(
+    ("disposition", "filename"),
+    [
+        ('form-data; name="file"; filename="a b.wav"', "a b.wav"),
+        ("form-data; name=file; filename=a.wav", "a.wav"),
+        ('form-data; filename="a.wav"; name="file"', "a.wav"),
+        ('form-data; name="file"; filename="say \\"hi\\".wav"', 'say "hi".wav'),
+        ('form-data; name="file"; filename="x"; filename*=UTF-8\'\'%E2%82%AC.wav', "€.wav"),
+        ('form-data; name="file"', ""),
+        ('form-data; name="file"; filename="name=other; x.wav"', "name=other; x.wav"),
+    ],
+)
+def test_file_names_as_clients_write_them(disposition, filename):
+    body = f"--b\r\nContent-Type: audio/wav\r\nContent-Disposition: {disposition}\r\n\r\nsound\r\n--b--\r\n"
+    (upload,) = split_files(bytearray(body.encode()), b"b", max_files=1)
+    assert (upload.filename, bytes(upload.content)) == (filename, b"sound")
+
+
+# ---- decoders ----
+
+
+def decode(content, *, max_duration_s=600.0, **settings):
+    async def run():
+        pool = DecodePool(Settings(decode_workers=1, **settings))
+        await pool.start()
+        try:
+            return await pool.decode(memoryview(content), max_duration_s=max_duration_s, limit="max_clip_s")
+        finally:
+            await pool.close()
+
+    return asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_decoded_file_is_what_the_package_decodes(encode, make_speech):
+    content = encode(make_speech(1, 2.0, sample_rate=44_100), 44_100, format="FLAC")
+    np.testing.assert_array_equal(decode(content), load_waveform(content))
+
+
+def test_a_decoder_that_takes_too_much_processor_time_is_killed(encode):
+    heavy = encode(np.zeros(2_400 * 8_000, np.float32), 8_000, format="FLAC")
+    with pytest.raises(DecodeError, match=r"more than 0\.2 s") as caught:
+        decode(heavy, max_duration_s=1e6, decode_timeout_s=0.2)
+    assert caught.value.limit == "decode_timeout_s"
+
+
+def test_a_decoder_that_takes_too_much_memory_says_so(monkeypatch):
+    """A file of many megabytes in a process that may have few more."""
+    monkeypatch.setattr("undertone.serve.settings.DECODER_MB", 0)
+    content = io.BytesIO()
+    soundfile.write(content, np.zeros(30_000_000, np.int16), 16_000, format="WAV")
+    with pytest.raises(DecodeError) as caught:
+        decode(content.getvalue(), max_duration_s=1e6, max_upload_mb=90, decode_memory_mb=190)
+    assert caught.value.limit == "decode_memory_mb"
+
+
+def test_a_decoder_knows_no_secret(monkeypatch):
+    from undertone.serve.decoding import _environment
+
+    monkeypatch.setenv("UNDERTONE_TOKEN", "a-secret")
+    assert "a-secret" not in _environment().values()
+
+
+def test_blocks_that_nobody_takes_hold_the_decoder_back(encode):
+    """A recording of an hour is decoded only as far as it is heard."""
+    content = encode(np.zeros(3_600 * 8_000, np.float32), 8_000, format="FLAC")
+
+    async def run():
+        pool = DecodePool(Settings(decode_workers=1))
+        await pool.start()
+        try:
+            async with pool.blocks(memoryview(content), split=False, max_duration_s=1e6, limit="x") as stream:
+                await asyncio.sleep(1.0)
+                waiting = stream._waiting.qsize()
+                blocks = await asyncio.to_thread(lambda: [len(block) for block in stream])
+            async with pool.blocks(memoryview(content), split=True, max_duration_s=1e6, limit="x") as stream:
+                await asyncio.to_thread(next, iter(stream))  # and away: the decoder is replaced
+            again = await pool.decode(memoryview(content), max_duration_s=1e6, limit="x")
+            return waiting, sum(blocks), len(again)
+        finally:
+            await pool.close()
+
+    waiting, n_samples, n_again = asyncio.run(asyncio.wait_for(run(), 30))
+    assert waiting < 10  # of 220 blocks
+    assert n_samples == n_again == 3_600 * 16_000
+
+
+# ---- the command ----
+
+
+def test_every_setting_is_an_option():
+    result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for entry in dataclasses.fields(Settings):
+        assert f"--{entry.name.replace('_', '-')}" in result.stdout
+        assert environment_name(entry.name) in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max-files", "0"], "max_files is 0"),
+        (["--token", "abc"], "token"),
+        (["--model", "nobody"], "no model named 'nobody'"),
+        (["--host", "host.invalid"], "--host"),
+    ],
+)
+def test_what_cannot_be_served_is_a_line(arguments, words):
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_without_the_extra_the_command_says_what_to_install():
+    code = "import sys; sys.modules['fastapi'] = None; sys.argv = ['undertone', 'serve']; import undertone.cli as cli; "
+    code += "cli.main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.strip() == (
+        "undertone: the service needs 'fastapi', which is not installed; run: pip install \"undertone[web]\""
+    )
