@@ -5,16 +5,18 @@
 >>> client.predict("clip.wav")[0]["emotion"]  # doctest: +SKIP
 'happiness'
 
-REST needs nothing but Python: whoever asks a service has no use for what the service needs. Live streams need
-``websockets`` (extra ``web``).
+REST needs nothing but Python: whoever asks a service has no use for what the service needs, and urllib does all that
+these calls need of HTTP. Live streams need ``websockets`` (extra ``web``).
 """
 
 import json
 import os
+import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
@@ -88,6 +90,90 @@ class Client:
             return error.rows
         return json.loads(answer)["predictions"]
 
+    def timeline(
+        self,
+        sound: Sound,
+        *,
+        model: str | None = None,
+        channels: Literal["mix", "split"] = "mix",
+        format: str = "json",
+    ) -> Any:
+        """Return the timeline of a recording: a dict for ``"json"``, else the text of a file in this format.
+
+        Parameters
+        ----------
+        channels
+            ``"split"`` hears each channel on its own.
+        format
+            json, csv, jsonl, textgrid, vtt, audacity, rttm or html.
+
+        Raises
+        ------
+        ServiceError
+            If the service refuses, or the recording cannot be used.
+        """
+        text = self._post("/v1/timeline", [sound], model=model, channels=channels, format=format).decode()
+        return json.loads(text) if format == "json" else text
+
+    def explain(self, sound: Sound, *, emotion: str | None = None, model: str | None = None) -> dict[str, Any]:
+        """Return which parts of a clip made the difference: emotion, prob, times_s, bands_hz, importance.
+
+        Raises
+        ------
+        ServiceError
+            If the service refuses, or the clip cannot be used.
+        """
+        return json.loads(self._post("/v1/explain", [sound], model=model, emotion=emotion))
+
+    def stream(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        sample_rate: int = 16_000,
+        hop_s: float = 0.5,
+        model: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield an update for every hop of live sound, as it comes.
+
+        Parameters
+        ----------
+        chunks
+            16-bit little-endian mono sound, in pieces of whole samples; sent from a thread as fast as they come.
+        sample_rate
+            Hz.
+
+        Raises
+        ------
+        ServiceError
+            If the service refuses or closes the stream.
+        ImportError
+            If ``websockets`` is not installed.
+        """
+        try:
+            from websockets.exceptions import ConnectionClosed, InvalidHandshake
+            from websockets.sync.client import connect
+        except ImportError:
+            raise ImportError("live streams need 'websockets'; run: pip install \"undertone[web]\"") from None
+        query = {"sample_rate": sample_rate, "hop_s": hop_s} | ({"model": model} if model else {})
+        address = f"ws{self.address.removeprefix('http')}/v1/stream?{urlencode(query)}"
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            with connect(address, additional_headers=headers, open_timeout=self.timeout_s, proxy=None) as websocket:
+                sender = threading.Thread(target=_send_all, args=(websocket, chunks), daemon=True)
+                sender.start()
+                for message in websocket:
+                    update = json.loads(message)
+                    if "error" in update:
+                        raise ServiceError(0, update["error"]["code"], update["error"]["message"])
+                    if "end" in update:
+                        return
+                    yield update
+        except ConnectionClosed as error:
+            reason = error.rcvd.reason if error.rcvd else "the connection broke off"
+            raise ServiceError(0, "closed", reason or "the service closed the stream") from None
+        except (InvalidHandshake, OSError) as error:
+            raise ServiceError(0, "unreachable", f"{self.address} takes no stream: {error}") from None
+
     def models(self) -> dict[str, Any]:
         """Return the name of the default model, and what is served in short."""
         return json.loads(self._open("/v1/models"))
@@ -134,6 +220,16 @@ def _refusal(status: int, body: bytes, retry_after: str | None) -> ServiceError:
         unusable.rows = answer["predictions"]
         return unusable
     return ServiceError(status, code, message, limit=limit, retry_after_s=float(retry_after) if retry_after else None)
+
+
+def _send_all(websocket: Any, chunks: Iterable[bytes]) -> None:
+    """Send all sound and the end, unless the other side has closed: then the receiver says why."""
+    from websockets.exceptions import ConnectionClosed
+
+    with suppress(ConnectionClosed):
+        for chunk in chunks:
+            websocket.send(bytes(chunk))
+        websocket.send('{"end": true}')
 
 
 def _part(boundary: str, sound: Sound) -> bytes:

@@ -27,10 +27,11 @@ LIMITS = {
     "max_timeline_s": 40,
     "max_requests": 8,
     "max_streams": 2,
+    "head_timeout_s": 0.5,
     "upload_timeout_s": 1,
     "stream_idle_s": 1,
     "max_stream_s": 30,
-    "decode_timeout_s": 2,
+    "decode_timeout_s": 1,
     "decode_workers": 2,
     "threads": 1,
 }

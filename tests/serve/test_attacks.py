@@ -19,7 +19,7 @@ def error_of(answer):
 
 
 def connect(service):
-    return socket.create_connection((service.host, service.port), timeout=15)
+    return socket.create_connection((service.host, service.port), timeout=20)
 
 
 def head(service, *headers, path="/v1/predict"):
@@ -348,10 +348,10 @@ def stopped_decoders(service):
             os.kill(pid, signal.SIGCONT)
 
 
-def ask_meanwhile(service, *files):
+def ask_meanwhile(service, *files, path="/v1/predict"):
     """Send a request from a thread; returns it and the list its answer goes to."""
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(service.post("/v1/predict", *files)))
+    thread = threading.Thread(target=lambda: answers.append(service.post(path, *files)))
     thread.start()
     wait_until(lambda: service.metric("undertone_requests_at_work") >= 1)
     time.sleep(0.1)  # the job is with the decoder
@@ -390,3 +390,34 @@ def test_an_idle_decoder_that_dies_is_replaced(service):
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(set(service.decoders()) - set(pids)) == len(pids))
+
+
+def test_a_decoder_killed_during_a_timeline_is_a_clear_error(service, stopped_decoders, clip):
+    thread, answers = ask_meanwhile(service, clip, path="/v1/timeline")
+    for pid in stopped_decoders:
+        os.kill(pid, signal.SIGKILL)
+    thread.join(10)
+    assert answers[0].status == 422
+    assert "crashed" in answers[0].error["message"]
+
+
+def test_a_decoder_that_hangs_in_a_timeline_is_replaced(service, stopped_decoders, clip):
+    answer = service.post("/v1/timeline", clip)
+    assert (answer.status, answer.error["limit"]) == (422, "decode_timeout_s")
+
+
+@pytest.mark.parametrize("path", ["/v1/timeline", "/v1/explain"])
+def test_who_hangs_up_is_not_worked_for(service, stopped_decoders, clip, make_form, path):
+    body = make_form(clip)
+    with connect(service) as connection:
+        connection.sendall(head(service, MULTIPART, f"Content-Length: {len(body)}", path=path) + body)
+        wait_until(lambda: service.metric("undertone_requests_at_work") == 1)
+        time.sleep(0.1)
+    wait_until(lambda: service.metric("undertone_requests_at_work") == 0, timeout_s=1.5)
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /v1/predict HTTP/1.1\r\nHost:"])
+def test_a_head_that_never_comes_is_not_waited_for(service, start):
+    with connect(service) as connection:
+        connection.sendall(start)
+        assert read_all(connection) == b""

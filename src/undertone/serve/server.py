@@ -18,8 +18,7 @@ from undertone.serve.settings import Settings, SettingsError
 
 MAX_FRAME_BYTES = 2**20  # of a live stream: half a minute of sound
 KEEP_ALIVE_S = 15  # an open connection that asks for nothing
-HEADER_TIMEOUT_S = 10.0  # to send the head of a request
-MAX_HEADER_BYTES = 65_536
+MAX_HEAD_BYTES = 65_536
 MAX_CONNECTIONS = 4_096
 
 
@@ -45,7 +44,7 @@ def run(settings: Settings, *, host: str, port: int, on_start: Callable[[str], o
     _log_as_json()
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=type("Protocol", (_Protocol,), {"head_timeout_s": settings.head_timeout_s}),
         loop=_loop(),
         ws="websockets-sansio",
         log_config=None,
@@ -85,6 +84,8 @@ class _Server(uvicorn.Server):
 class _Protocol(HttpToolsProtocol):
     """uvicorn's HTTP with an end to what it lets through: slow, endless and too many heads of requests."""
 
+    head_timeout_s = 10.0
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._n_idle_bytes = 0  # since the parser last had something to tell
@@ -102,7 +103,7 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._n_idle_bytes += len(data)
         super().data_received(data)
-        if self._n_idle_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+        if self._n_idle_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.abort()
 
     def on_message_begin(self) -> None:
@@ -113,7 +114,7 @@ class _Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:  # those after a chunked body too
         self._n_idle_bytes = 0
         self._n_header_bytes += len(name) + len(value)
-        if self._n_header_bytes > MAX_HEADER_BYTES:
+        if self._n_header_bytes > MAX_HEAD_BYTES:
             raise ValueError("the head of the request is too large")  # ends as 400
         super().on_header(name, value)
 
@@ -131,7 +132,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
+        self._header_timer = self.loop.call_later(self.head_timeout_s, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._header_timer is not None:
