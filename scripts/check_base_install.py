@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 LAB_ONLY = ("torch", "librosa", "sklearn", "pandas", "matplotlib", "lightning_fabric", "onnx")
-LAB_PARTS = ("undertone.lab", "undertone.cli.lab")
+EXTRA_PARTS = ("undertone.lab", "undertone.cli.lab", "undertone.serve.")
 
 
 def import_use_floor() -> list[str]:
@@ -22,7 +22,7 @@ def import_use_floor() -> list[str]:
     names = [
         module.name
         for module in pkgutil.walk_packages(undertone.__path__, "undertone.", onerror=lambda _: None)
-        if not module.name.startswith(LAB_PARTS) and not module.name.endswith("__main__")
+        if not module.name.startswith(EXTRA_PARTS) and not module.name.endswith("__main__")
     ]
     for name in names:
         importlib.import_module(name)
