@@ -802,7 +802,7 @@ def test_channels_kept_apart_are_each_what_it_is_alone(write_sound, rng, sample_
 def test_channels_kept_apart_are_as_safe_as_mixed_ones():
     frames = np.zeros((SAMPLE_RATE, 2))
     frames[100, 1] = np.nan
-    with pytest.raises(AudioError, match="NaN or infinite values, the first after 0.006 s"):
+    with pytest.raises(AudioError, match=r"NaN or infinite values, the first after 0\.006 s"):
         list(stream_channels(frames, sample_rate=SAMPLE_RATE))
     with pytest.raises(AudioError, match="peak of 300"):
         list(stream_channels(np.full((10, 2), 300.0), sample_rate=SAMPLE_RATE))

@@ -74,9 +74,25 @@ def test_blocks_change_nothing(place, rng, vad, sizes):
 
 
 def test_short_pauses_are_inside_long_ones_between(place):
-    together = find(place((1, 1), (2.15, 1), total_s=6))
+    together = find(place((1, 1), (2.03, 1), total_s=6))
     apart = find(place((1, 1), (2.6, 1), total_s=6))
     assert (len(together), len(apart)) == (1, 2)
+
+
+def test_a_pause_that_the_detector_does_not_hear_parts_a_region(make_speech):
+    sound = np.concatenate([make_speech(1, 2.0), make_speech(4, 6_400 / SECOND) * 0.01, make_speech(2, 2.0)])
+    regions = find(sound)  # a hum goes on for 0.4 s
+    assert [region.start / SECOND for region in regions] == pytest.approx([0.0, 2.4], abs=0.15)
+    assert [region.end / SECOND for region in regions] == pytest.approx([2.0, 4.4], abs=0.15)
+    assert len(find(np.concatenate([sound[: 2 * SECOND], sound[2 * SECOND + 6_400 :]]))) == 1
+
+
+def test_soft_speech_after_loud_speech_is_kept(make_speech):
+    sound = np.concatenate([make_speech(1, 2.0), 0.05 * make_speech(2, 6.0), np.zeros(SECOND)]).astype(np.float32)
+    regions = find(sound)
+    assert regions[-1].end / SECOND > 7.5
+    heard = sum(region.end - region.start for region in regions) / SECOND
+    assert heard > 5.5
 
 
 def test_a_click_is_no_speech(place):

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def brute_force(probs):
     for number in range(n_classes**n_bins):
         path = [number // n_classes**index % n_classes for index in range(n_bins)]
         score = sum(timelines.BIN_S * math.log(probs[index, state]) for index, state in enumerate(path))
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in pairwise(path):
             score += math.log(stay_prob if before == after else (1 - stay_prob) / (n_classes - 1))
         if score > best:
             best, best_path = score, path
@@ -173,7 +174,7 @@ def test_neighbours_become_one_across_short_pauses():
 def test_blocks_change_nothing(recognizer, recording, sizes):
     waveform = recording(3, 1.0, 2.5, 9.0, 0.7, 1.2)
     edges = np.cumsum([0, *np.resize(sizes, 10_000)])
-    blocks = [waveform[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < len(waveform)]
+    blocks = [waveform[start:end] for start, end in pairwise(edges) if start < len(waveform)]
     expected = hear(recognizer, waveform)
     found = timeline_of_blocks(recognizer, blocks, vad="energy")
     assert len(expected.segments) > 2

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_textgrid_as_praatio_reads_it(tmp_path):
 def test_intervals_have_no_gaps_and_no_overlaps_after_rounding():
     rng = np.random.default_rng(0)
     edges_s = np.sort(rng.uniform(0, 20, 400))
-    segments = tuple(segment(start_s, end_s, "anger") for start_s, end_s in zip(edges_s, edges_s[1:], strict=False))
+    segments = tuple(segment(start_s, end_s, "anger") for start_s, end_s in pairwise(edges_s))
     intervals = formats._intervals(segments, 20.00049)
     assert (intervals[0][0], intervals[-1][1]) == ("0.000", "20.000")
     assert [start for start, _, _ in intervals[1:]] == [end for _, end, _ in intervals[:-1]]

@@ -11,9 +11,11 @@ Everything happens in pages of ``PAGE_FRAMES`` frames, which are the same whatev
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from undertone.audio import SAMPLE_RATE
 
@@ -28,6 +30,9 @@ CUT_SEARCH_S = 10.0  # of which it is cut in the last
 
 ENTER_PROB = 0.5  # speech begins at this probability,
 LEAVE_PROB = 0.35  # and ends below this one
+
+PAUSE_DB = 18.0  # below the loudest moment near by: a pause, even if the detector, which is sluggish, hears none
+PAUSE_NEAR_S = 1.5
 
 EDGE_DB = 15.0  # below the loudest moment: above the hiss of a poor microphone, below vowels
 EDGE_WINDOW = 320  # samples = 20 ms over which the level is taken
@@ -160,6 +165,10 @@ class _Span:
     is_cut_before: bool = False
     is_cut_after: bool = False
 
+    def is_long_enough(self) -> bool:
+        """Whether this can be speech; what is left of a cut always can."""
+        return self.is_cut_before or self.is_cut_after or self.end - self.start >= MIN_SPEECH_S * SAMPLE_RATE
+
 
 class SpeechFinder:
     """Finds the regions of one channel: feed it blocks of any length, take the regions that are complete.
@@ -256,7 +265,7 @@ class SpeechFinder:
         """Complete the span before this one, whose surroundings are known now; let this one wait."""
         if self._closed:
             yield from self._complete(next_start=span.start)
-        if not (span.is_cut_before or span.is_cut_after) and span.end - span.start < MIN_SPEECH_S * SAMPLE_RATE:
+        if not span.is_long_enough():
             self._previous_end = span.end
             return
         self._closed = span
@@ -264,7 +273,7 @@ class SpeechFinder:
             yield from self._complete(next_start=span.end)
 
     def _complete(self, next_start: int | None) -> Iterator[Region]:
-        """Make a region of the span that waited."""
+        """Make regions of the span that waited."""
         span = self._closed
         assert span is not None
         last = min(self._offset + len(self._sound), self.n_samples)
@@ -279,14 +288,37 @@ class SpeechFinder:
         if span.is_cut_after:
             end = span.end
         self._closed, self._previous_end = None, span.end
-        yield self._region(span, first, end)
+        parts = self._part(span)
+        limits = [first, *((a.end + b.start) // 2 for a, b in pairwise(parts)), end]
+        for part, limit, next_limit in zip(parts, limits, limits[1:], strict=False):
+            yield self._region(part, limit, next_limit)
+
+    def _part(self, span: _Span) -> list[_Span]:
+        """Part a span where its level falls by PAUSE_DB for MIN_PAUSE_S, however sure the detector is of speech."""
+        hop = EDGE_WINDOW // 2  # 10 ms
+        frames = self._slice(span.start, span.start + (span.end - span.start) // hop * hop).reshape(-1, hop)
+        power = np.square(frames, dtype=np.float64).sum(axis=1)
+        around = round(PAUSE_NEAR_S * SAMPLE_RATE) // hop
+        if not len(power):
+            return [span]
+        loudest = sliding_window_view(np.pad(power, around), 2 * around + 1).max(axis=1)
+        loud = np.flatnonzero(power > loudest * 10 ** (-PAUSE_DB / 10))
+        gaps = np.flatnonzero(np.diff(loud) * hop > MIN_PAUSE_S * SAMPLE_RATE)
+        edges = [span.start]
+        for gap in gaps:
+            edges += [span.start + (int(loud[gap]) + 1) * hop, span.start + int(loud[gap + 1]) * hop]
+        edges.append(span.end)
+        parts = [_Span(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+        parts[0].is_cut_before, parts[-1].is_cut_after = span.is_cut_before, span.is_cut_after
+        return [part for part in parts if part.is_long_enough()] or [span]
 
     def _region(self, span: _Span, first: int, last: int) -> Region:
         """Set the edges by the sound between ``first`` and ``last``."""
         sound = self._slice(first, last)
         start, end = _find_edges(sound)
-        start = 0 if span.is_cut_before else start
-        end = len(sound) if span.is_cut_after else end
+        search = round(EDGE_SEARCH_S * SAMPLE_RATE)  # inwards no farther than this: what is soft for long is speech
+        start = 0 if span.is_cut_before else start if first + start <= span.start + search else span.start - first
+        end = len(sound) if span.is_cut_after else end if first + end >= span.end - search else span.end - first
         margin = round(MARGIN_S * SAMPLE_RATE)
         before, after = min(start, margin), min(len(sound) - end, margin)
         return Region(
