@@ -158,7 +158,7 @@ class Client:
         address = f"ws{self.address.removeprefix('http')}/v1/stream?{urlencode(query)}"
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            with connect(address, additional_headers=headers, open_timeout=self.timeout_s, proxy=None) as websocket:
+            with connect(address, additional_headers=headers, open_timeout=self.timeout_s) as websocket:
                 sender = threading.Thread(target=_send_all, args=(websocket, chunks), daemon=True)
                 sender.start()
                 for message in websocket:
