@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from undertone.audio import load_waveform
-from undertone.cli.commands import app
+from undertone.cli.commands import app as commands
+from undertone.serve.app import create_app
 from undertone.serve.decoding import DecodeError, DecodePool
 from undertone.serve.errors import Refused, Room
+from undertone.serve.service import Service
 from undertone.serve.settings import Settings, SettingsError, environment_name
 from undertone.serve.uploads import check_content_type, split_files
 
@@ -193,7 +195,7 @@ def test_blocks_that_nobody_takes_hold_the_decoder_back(encode):
 
 
 def test_every_setting_is_an_option():
-    result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(commands, ["serve", "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     for entry in dataclasses.fields(Settings):
         assert f"--{entry.name.replace('_', '-')}" in result.stdout
@@ -210,7 +212,7 @@ def test_every_setting_is_an_option():
     ],
 )
 def test_what_cannot_be_served_is_a_line(arguments, words):
-    result = CliRunner().invoke(app, ["serve", *arguments])
+    result = CliRunner().invoke(commands, ["serve", *arguments])
     assert result.exit_code == 2
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -224,3 +226,66 @@ def test_without_the_extra_the_command_says_what_to_install():
     assert result.stderr.strip() == (
         "undertone: the service needs 'fastapi', which is not installed; run: pip install \"undertone[web]\""
     )
+
+
+# ---- bounds ----
+
+
+def test_decoded_sound_that_waits_is_bounded(encode, model_path, monkeypatch):
+    """Many long clips at a time: their decoders stand still until some have been heard."""
+    monkeypatch.setattr("undertone.serve.inference.MAX_WAITING_S", 100.0)
+    content = encode(np.zeros(60 * 8_000, np.float32), 8_000, format="FLAC")
+
+    async def run():
+        service = Service(Settings(model=(str(model_path),), decode_workers=2, threads=1))
+        most_s = 0.0
+        async with service.running(None):
+
+            async def ask():
+                nonlocal most_s
+                waveform = await service.decoding.decode(memoryview(content), max_duration_s=60, limit="max_clip_s")
+                answer = asyncio.ensure_future(service.inference.predict(recognizer, waveform))
+                await asyncio.sleep(0)
+                most_s = max(most_s, service.inference._waiting_s)
+                return await answer
+
+            recognizer = service.inference.recognizer(None)
+            answers = await asyncio.gather(*(ask() for _ in range(12)))
+        return most_s, [answer.emotion for answer in answers], service.inference._waiting_s
+
+    most_s, emotions, left_s = asyncio.run(asyncio.wait_for(run(), 30))
+    assert 60 <= most_s <= 100 + 2 * 2 * 60  # for each process, one on its way in and one on its way out; not 720
+    assert len(emotions) == 12 and len(set(emotions)) == 1
+    assert left_s == pytest.approx(0)
+
+
+def test_a_site_that_is_allowed_may_ask(model_path):
+    """CORS: the preflight and the answer name the site; another site gets neither."""
+    app = create_app(Settings(model=(str(model_path),), cors_origin=("https://good.example",)))
+
+    async def ask(method, origin, **more):
+        headers = [(b"host", b"here"), (b"origin", origin), *((k.encode(), v.encode()) for k, v in more.items())]
+        scope = {"type": "http", "method": method, "path": "/v1/models", "query_string": b"", "headers": headers}
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        await app(scope, receive, send)
+        return sent[0]["status"], dict(sent[0]["headers"]).get(b"access-control-allow-origin")
+
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    assert asyncio.run(ask("GET", b"https://good.example")) == (200, b"https://good.example")
+    assert asyncio.run(ask("OPTIONS", b"https://good.example", **preflight)) == (200, b"https://good.example")
+    assert asyncio.run(ask("GET", b"https://evil.example"))[0] == 403
+    assert asyncio.run(ask("OPTIONS", b"https://evil.example", **preflight)) == (400, None)
+
+
+def test_an_open_door_is_said_aloud(monkeypatch):
+    monkeypatch.setattr("undertone.serve.server.run", lambda settings, *, on_start, **_: on_start("here"))
+    assert "no token" in CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0"]).stderr
+    assert CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0", "--token", "12345678"]).stderr == ""
+    assert CliRunner().invoke(commands, ["serve"]).stderr == ""

@@ -2,16 +2,18 @@
 
 import dataclasses
 import inspect
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from undertone.cli.terminal import fail
+from undertone.cli.terminal import complain, fail
 from undertone.model_file import ModelFileError
 from undertone.serve.settings import Settings, SettingsError, environment_name
 
 HOST = "127.0.0.1"
 PORT = 8_000
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 def run(host: str, port: int, **given: Any) -> None:
@@ -30,20 +32,31 @@ def run(host: str, port: int, **given: Any) -> None:
     }
     try:
         settings = Settings.from_environment(overrides=overrides)
-        server.run(settings, host=host, port=port, on_start=_announce)
+        server.run(
+            settings,
+            host=host,
+            port=port,
+            on_start=partial(_announce, is_open=settings.token is None and host not in LOCAL_HOSTS),
+        )
     except (SettingsError, ModelFileError) as error:
         fail(error)
 
 
-def _announce(address: str) -> None:
+def _announce(address: str, *, is_open: bool) -> None:
     print(f"undertone listens on {address} (Ctrl-C stops it)", flush=True)
+    if is_open:
+        complain("no token is set: whoever reaches this address can use it (--token)")
 
 
 def options() -> inspect.Signature:
     """Return the command's parameters: the address, and an option for every setting."""
     kinds = {
-        "host": Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every one of this computer.")],
-        "port": Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any that is free.")],
+        "host": Annotated[
+            str, typer.Option(metavar="NAME", help="Address to listen on; 0.0.0.0: every one of this computer.")
+        ],
+        "port": Annotated[
+            int, typer.Option(metavar="N", min=0, max=65_535, help="Port to listen on; 0: any that is free.")
+        ],
     }
     defaults: dict[str, Any] = {"host": HOST, "port": PORT}
     for entry in dataclasses.fields(Settings):

@@ -49,13 +49,22 @@ class DecodePool:
 
     Parameters
     ----------
+    has_room
+        Set while there is room for more decoded clips; without, they wait undecoded, and their process with them.
     on_lost
         Called whenever a process is lost and has to be replaced.
     """
 
-    def __init__(self, settings: Settings, *, on_lost: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        has_room: asyncio.Event | None = None,
+        on_lost: Callable[[], object] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.on_lost = on_lost
+        self._has_room = has_room
         self._workers: set[_Worker] = set()
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._tasks: set[asyncio.Task] = set()
@@ -93,7 +102,7 @@ class DecodePool:
         """
         job = _Job(MIX, content, max_duration_s, self.settings.decode_timeout_s)
         for _attempt in range(2):
-            worker = await self._idle.get()
+            worker = await self._take_worker()
             # a job that nobody waits for any more still ends: its process is then ready for the next
             task = self._keep(asyncio.create_task(self._run(worker, job)))
             try:
@@ -103,6 +112,17 @@ class DecodePool:
             except _JobError as error:
                 raise self._explained(error, limit) from None
         raise _crashed()
+
+    async def _take_worker(self) -> "_Worker":
+        """Wait for a free process, and with it for room."""
+        worker = await self._idle.get()
+        if self._has_room is not None and not self._has_room.is_set():
+            try:
+                await self._has_room.wait()
+            except asyncio.CancelledError:
+                self._put_back(worker)
+                raise
+        return worker
 
     @asynccontextmanager
     async def blocks(

@@ -15,6 +15,8 @@ from undertone.serve.errors import Refused
 
 Answer = TypeVar("Answer")
 
+MAX_WAITING_S = 1_200.0  # of decoded sound in memory; more is not decoded before some of it is heard
+
 
 class Inference:
     """The models that are served, and the threads they run on.
@@ -38,6 +40,9 @@ class Inference:
         self._jobs = ThreadPoolExecutor(1, thread_name_prefix="jobs")
         self._waiting: dict[str, list[_Clip]] = {name: [] for name in self.recognizers}
         self._n_running = 0
+        self._waiting_s = 0.0  # of sound, decoded and not yet heard
+        self.has_room = asyncio.Event()
+        self.has_room.set()
 
     @property
     def n_waiting(self) -> int:
@@ -56,6 +61,7 @@ class Inference:
         """Return what ``recognizer.predict`` gives for a waveform; an error comes as a prediction that carries it."""
         clip = _Clip(waveform)
         self._waiting[recognizer.card.name].append(clip)
+        self._add_waiting(len(waveform) / SAMPLE_RATE)
         self._dispatch()
         return await clip.answer
 
@@ -88,8 +94,16 @@ class Inference:
             run = asyncio.get_running_loop().run_in_executor(self._clips, _predict, self.recognizers[name], batch)
             run.add_done_callback(lambda run, batch=batch: self._finish(run, batch))
 
+    def _add_waiting(self, seconds: float) -> None:
+        self._waiting_s += seconds
+        if self._waiting_s < MAX_WAITING_S:
+            self.has_room.set()
+        else:
+            self.has_room.clear()
+
     def _finish(self, run: asyncio.Future[list[Prediction]], batch: list["_Clip"]) -> None:
         self._n_running -= 1
+        self._add_waiting(-sum(len(clip.waveform) for clip in batch) / SAMPLE_RATE)
         for index, clip in enumerate(batch):
             if clip.answer.done():  # nobody waits for it any more
                 continue

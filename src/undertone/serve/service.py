@@ -22,7 +22,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.inference = Inference(settings.model, threads=settings.threads)
-        self.decoding = DecodePool(settings, on_lost=self.metrics.lost_decoders.inc)
+        self.decoding = DecodePool(settings, has_room=self.inference.has_room, on_lost=self.metrics.lost_decoders.inc)
         self.uploads = Room("max_uploads_mb", int(settings.max_uploads_mb * MEGABYTE), "too much is being sent")
         self.requests = Room("max_requests", settings.max_requests, "too many requests at a time")
         self.jobs = Room("max_jobs", settings.max_jobs, "too many long recordings at a time")
