@@ -14,13 +14,10 @@ RUN python -m venv /opt/undertone \
 
 FROM python:3.12-slim
 COPY --from=build /opt/undertone /opt/undertone
-# Without its two limits, glibc asks the system for the memory of every clip anew.
 ENV PATH=/opt/undertone/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    ORT_DISABLE_TELEMETRY=1 \
-    MALLOC_MMAP_THRESHOLD_=33554432 \
-    MALLOC_TRIM_THRESHOLD_=67108864
+    ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

@@ -106,6 +106,28 @@ def test_any_content_type_is_one_or_refused(header):
 
 
 @pytest.mark.parametrize(
+    ("header", "boundary"),
+    [
+        ("multipart/form-data; boundary=abc", b"abc"),
+        ('Multipart/Form-Data;charset=utf-8; Boundary="a b=c" ; x=y', b"a b=c"),
+        ("multipart/form-data; boundary=----WebKitFormBoundaryX ;x", b"----WebKitFormBoundaryX"),
+        ("multipart/form-data", None),
+        ("multipart/form-data; boundary=", None),
+        ("multipart/form-data; boundary=a b", None),
+        ("multipart/form-data; xboundary=a", None),
+        (f"multipart/form-data; boundary={'a' * 71}", None),
+        ("multipart/form-data; boundary=\xe9", None),
+    ],
+)
+def test_boundaries_as_clients_write_them(header, boundary):
+    if boundary is None:
+        with pytest.raises(Refused, match="boundary"):
+            check_content_type(header)
+    else:
+        assert check_content_type(header) == boundary
+
+
+@pytest.mark.parametrize(
     ("disposition", "filename"),
     [
         ('form-data; name="file"; filename="a b.wav"', "a b.wav"),

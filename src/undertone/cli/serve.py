@@ -32,12 +32,8 @@ def run(host: str, port: int, **given: Any) -> None:
     }
     try:
         settings = Settings.from_environment(overrides=overrides)
-        server.run(
-            settings,
-            host=host,
-            port=port,
-            on_start=partial(_announce, is_open=settings.token is None and host not in LOCAL_HOSTS),
-        )
+        is_open = settings.token is None and host not in LOCAL_HOSTS
+        server.run(settings, host=host, port=port, on_start=partial(_announce, is_open=is_open))
     except (SettingsError, ModelFileError) as error:
         fail(error)
 

@@ -9,7 +9,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from email.message import Message
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +19,10 @@ FIELD = "file"  # the form field that holds a sound file
 MAX_NAME_LENGTH = 255  # characters of a file name that are handed back
 MEGABYTE = 1_000_000
 _MAX_PART_HEADER = 8_192  # bytes
-_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")  # RFC 2046
+_BOUNDARY = re.compile(  # RFC 2046; in quotes it may hold a blank
+    r"""(?:^|;)\s*boundary=(?:"([0-9A-Za-z'()+_,\-./:=? ]{1,70})"|([0-9A-Za-z'()+_,\-./:=?]{1,70})\s*(?:;|$))""",
+    re.IGNORECASE,
+)
 _DISPOSITION = re.compile(rb"\r\ncontent-disposition:\s*form-data((?:[^\r]|\r(?!\n))*)", re.IGNORECASE)
 _PARAMETER = re.compile(rb';\s*(name|filename\*?)=("(?:[^"\\]|\\.)*"|[^;]*)')
 
@@ -92,18 +94,17 @@ class Body:
 
 def check_content_type(content_type: str | None) -> bytes:
     """Return the boundary that a multipart form declares, or raise :class:`Refused`: 415 for any other type."""
-    header = Message()
-    header["content-type"] = content_type or ""
-    if header.get_content_type() != "multipart/form-data":
+    kind, _, parameters = (content_type or "").partition(";")
+    if kind.strip().lower() != "multipart/form-data":
         raise Refused(
             415,
             "not_multipart",
             f"send the sound as multipart/form-data in the field '{FIELD}', for example: curl -F file=@clip.wav URL",
         )
-    boundary = str(header.get_param("boundary", "")).encode("latin-1", "replace")
-    if not _BOUNDARY.fullmatch(boundary):
+    found = _BOUNDARY.search(parameters)
+    if not found:
         raise _malformed("its boundary is missing or invalid")
-    return boundary
+    return (found[1] or found[2]).encode("ascii")
 
 
 def split_files(body: bytearray, boundary: bytes, *, max_files: int) -> list[Upload]:
