@@ -8,7 +8,8 @@ import {
 import { busy, byId, chosenModel, complain, forgive, save, say, sending, show, stem } from "./shell.js";
 import { SAMPLE_RATE, cut, decode, mix, spectrogram, toWav } from "./sound.js";
 
-const LONG_S = 30; // from here on a recording is a timeline first; the longest clip that is explained at once
+const LONG_S = 12; // from here on a recording is a timeline first: one emotion for all of it says little
+const EXPLAINED_S = 30; // at most, at once
 const MAX_DECODED_S = 1800; // longer ones are not drawn as waves: decoded they would fill the memory
 const MAX_DECODED_BYTES = 200e6;
 const ROWS_AT_FIRST = 200;
@@ -359,12 +360,11 @@ class Clip {
 
   showSpectrum() {
     if (!this.waveforms) return;
-    this.focus ??= this.isLong ? this.firstFocus() : { start_s: 0, end_s: this.duration_s };
+    this.focus ??= this.duration_s > EXPLAINED_S ? this.firstFocus() : { start_s: 0, end_s: this.duration_s };
     if (!this.focus) return;
     const { start_s, end_s } = this.focus;
-    const isPart = start_s > 0 || end_s < this.duration_s;
     byId("spectrum").hidden = false;
-    byId("spectrum-title").textContent = "Spectrogram" + (isPart ? `, ${clock(start_s)} to ${clock(end_s)}` : "");
+    byId("spectrum-title").textContent = "Spectrogram" + (this.looksAtAll ? "" : `, ${clock(start_s)} to ${clock(end_s)}`);
     const columns = Math.round(byId("spectrum-picture").getBoundingClientRect().width) || 600;
     const sound = cut(this.mixed, start_s, end_s);
     drawSpectrum(byId("spectrum-picture"), spectrogram(sound, Math.min(columns, 1200)), TOP_HZ);
@@ -375,6 +375,10 @@ class Clip {
   firstFocus() {
     const segment = this.segments.find(({ emotion }) => emotion !== null) ?? this.segments[0];
     return segment && focusOf(segment);
+  }
+
+  get looksAtAll() {
+    return this.focus.start_s === 0 && Math.abs(this.focus.end_s - this.duration_s) < 0.1; // the ways to tell a length differ
   }
 
   get focusKey() {
@@ -390,8 +394,7 @@ class Clip {
       byId("explain").setAttribute("aria-busy", "true");
       try {
         const { start_s, end_s } = this.focus;
-        const isWhole = start_s === 0 && end_s === this.duration_s;
-        const sound = isWhole ? this.file : toWav(cut(this.mixed, start_s, end_s), SAMPLE_RATE, "part.wav");
+        const sound = this.looksAtAll ? this.file : toWav(cut(this.mixed, start_s, end_s), SAMPLE_RATE, "part.wav");
         this.explanations.set(key, await api.explain(sound, { ...this.options, emotion }));
       } catch (error) {
         byId("explain").checked = false;
@@ -483,7 +486,7 @@ class Clip {
   /** Play a segment, mark it, and look into it. */
   choose(segment) {
     this.chosen = segment;
-    this.focus = this.duration_s > LONG_S ? focusOf(segment) : this.focus;
+    if (this.duration_s > EXPLAINED_S) this.focus = focusOf(segment);
     if (segment.start_s < this.view.start_s || segment.end_s > this.view.end_s) {
       this.lookAt((segment.start_s + segment.end_s) / 2, this.view.end_s - this.view.start_s);
     }
@@ -537,7 +540,7 @@ class Clip {
 }
 
 function focusOf({ start_s, end_s }) {
-  return { start_s, end_s: Math.min(end_s, start_s + LONG_S) };
+  return { start_s, end_s: Math.min(end_s, start_s + EXPLAINED_S) };
 }
 
 function channelName(channel) {

@@ -131,7 +131,7 @@ function tellProgress() {
 
 function tellEnd() {
   const failed = rows.filter(({ result }) => result.error).length;
-  say(`All ${rows.length} files done${failed ? `; ${failed} could not be used, their rows say why` : ""}.`);
+  say(`All ${rows.length} files done${failed ? `; ${failed} could not be used, their rows say why` : ""}.`, { seen: failed > 0 });
 }
 
 // Order ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import { clock, drawBars, drawLiveWave, drawRibbon, element, legend, percent, ve
 import { Microphone, toPcm, toWav } from "./sound.js";
 import { byId, chosenModel, complain, forgive, save, say, show } from "./shell.js";
 
-const SPAN_S = 12; // of sound in view
+const MAX_SPAN_S = 12; // of sound in view
+const PX_PER_S = 75; // so that the strokes of a wave stay apart
 const QUIET_DB = -60; // below this there is no voice to answer for
 const MAX_RECORDING_S = 300;
 const KEPT_S = 600; // of a live session's sound
@@ -58,6 +59,10 @@ class Session {
     this.nSamples = 0;
     this.announced = { emotion: null, at_ms: -Infinity };
     this.ended = false;
+  }
+
+  get span_s() {
+    return Math.min(MAX_SPAN_S, byId("live-wave").clientWidth / PX_PER_S);
   }
 
   get now_s() {
@@ -136,7 +141,7 @@ class Session {
     this.keep(pcm);
     const peak = samples.reduce((largest, sample) => Math.max(largest, Math.abs(sample)), 0);
     this.pieces.push({ end_s: this.now_s, peak, emotion: null, at_ms: performance.now() });
-    while (this.pieces[0].end_s < this.now_s - SPAN_S) this.pieces.shift();
+    while (this.pieces[0].end_s < this.now_s - MAX_SPAN_S) this.pieces.shift();
     this.connection?.send(pcm);
     if (this.connection?.waiting > FAR_BEHIND_S * 2 * this.sampleRate) say("The service is falling behind; answers come late.");
     this.draw();
@@ -183,9 +188,9 @@ class Session {
 
   draw() {
     if (byId("live-view").hidden) return;
-    drawLiveWave(byId("live-wave"), this.pieces, this.now_s, SPAN_S, this.mode === "record" ? "ink" : "faint");
-    const recent = this.updates.filter(({ end_s, isQuiet }) => end_s > this.now_s - SPAN_S && !isQuiet);
-    if (this.mode === "live") drawRibbon(byId("live-ribbon"), recent, this.labels, this.now_s, SPAN_S);
+    drawLiveWave(byId("live-wave"), this.pieces, this.now_s, this.span_s, this.mode === "record" ? "ink" : "faint");
+    const recent = this.updates.filter(({ end_s, isQuiet }) => end_s > this.now_s - MAX_SPAN_S && !isQuiet);
+    if (this.mode === "live") drawRibbon(byId("live-ribbon"), recent, this.labels, this.now_s, this.span_s);
     const delay = this.delay_ms === undefined ? "" : ` · answers ${(this.delay_ms / 1000).toFixed(2)} s after the sound`;
     byId("live-meta").textContent = clock(this.now_s) + (this.ended ? "" : delay);
     if (this.delay_ms !== undefined) byId("live-meta").dataset.delayMs = this.delay_ms.toFixed(1);
