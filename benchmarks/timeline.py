@@ -4,10 +4,10 @@
     python benchmarks/timeline.py --data ../corpora --hours 10 --json out.json
     python benchmarks/timeline.py --data ../corpora --model fold.onnx --fold RUN/fold-0/fold.json --part test
 
-The recording is real clips one behind the other, without a pause of our own, in random order: the clips are drawn
-again and again until it is long enough, so that clips come more than once, between other neighbours each time. With
-``--fold``, the clips are those of the speakers that this fold's training never heard (``test``) or used to choose its
-epoch (``dev``): settings are chosen on ``dev``, figures are quoted from ``test``. What is measured:
+The recording is real clips one behind the other, without a pause of our own (``--pause``), in random order: they are
+drawn again and again until it is long enough, so that clips come more than once, between other neighbours each time.
+With ``--fold``, the clips are those of the speakers that this fold's training never heard (``test``) or used to choose
+its epoch (``dev``): settings are chosen on ``dev``, figures are quoted from ``test``. What is measured:
 
 - speed and memory: a process of its own hears the file, with as many threads as ``--threads`` says; its peak is the
   largest resident set the system has seen, interpreter and model included
@@ -55,16 +55,17 @@ def choose_clips(arguments):
     return chosen, rng
 
 
-def write_recording(path, clips, hours, rng):
+def write_recording(path, clips, hours, pause_s, rng):
     """Write clips in random order until it is long enough; return (clip, start_s, end_s) of each."""
+    pause = np.zeros(round(pause_s * SAMPLE_RATE), np.float32)
     places, position = [], 0
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, subtype="PCM_16") as file:
         while position < hours * 3_600 * SAMPLE_RATE:
             for index in rng.permutation(len(clips)).tolist():
                 waveform = load_waveform(clips[index].path)
-                file.write(waveform)
+                file.write(np.concatenate([waveform, pause]))
                 places.append((index, position / SAMPLE_RATE, (position + len(waveform)) / SAMPLE_RATE))
-                position += len(waveform)
+                position += len(waveform) + len(pause)
                 if position >= hours * 3_600 * SAMPLE_RATE:
                     break
     return places
@@ -160,7 +161,7 @@ def measure(arguments):
     is_recognised = [row.emotion == emotion for row, emotion in zip(predictions, emotions, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"recording.{arguments.format}"
-        places = write_recording(path, clips, arguments.hours, rng)
+        places = write_recording(path, clips, arguments.hours, arguments.pause, rng)
         command = [sys.executable, __file__, "--hear", path, "--model", arguments.model, "--vad", arguments.vad]
         command += ["--threads", str(arguments.threads)]
         heard = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -206,6 +207,7 @@ def main():
     parser.add_argument("--corpora", nargs="*", help="some of them only")
     parser.add_argument("--hours", type=float, default=0.25)
     parser.add_argument("--clips", type=int, default=2_000, help="different clips at most")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds of silence after each clip")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--fold", type=Path, help="fold.json of the run that the model was exported from")
     parser.add_argument("--part", choices=["dev", "test"], default="test")

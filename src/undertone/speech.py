@@ -37,7 +37,7 @@ PAUSE_NEAR_S = 1.5
 EDGE_DB = 15.0  # below the loudest moment: above the hiss of a poor microphone, below vowels
 EDGE_WINDOW = 320  # samples = 20 ms over which the level is taken
 EDGE_SEARCH_S = 0.6  # around the detector's edge
-MARGIN_S = 0.3  # of the sound before and after goes with a region: soft consonants, and the room
+MARGIN_S = 0.5  # of the sound before and after goes with a region: soft consonants, and the room
 
 VAD = Literal["auto", "silero", "energy"]
 

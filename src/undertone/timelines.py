@@ -36,8 +36,7 @@ __all__ = ["ChannelTotals", "Segment", "Timeline", "TurningPoint", "timeline", "
 
 MAX_WHOLE = 1.5  # recommended durations that are heard at once
 OVERLAP = 4  # windows that hear each moment of a longer region
-FILL_S = 0.4  # of mirrored room in front and behind
-FILL_PIECE_S = 0.1  # that is mirrored
+FILL_S = 0.1  # of mirrored room in front and behind
 
 BIN_S = 0.1  # resolution inside a region
 STAY_PROB = 0.7  # that an emotion goes on for another second
@@ -391,11 +390,8 @@ def _with_quiet_ends(region: Region) -> tuple[np.ndarray, int]:
 
 
 def _mirror(sound: np.ndarray) -> np.ndarray:
-    """Return FILL_S of the last FILL_PIECE_S of sound, backwards, forwards, backwards, ..."""
-    piece = sound[-round(FILL_PIECE_S * SAMPLE_RATE) :]
-    there_and_back = np.concatenate([piece[::-1], piece])
-    n_fill = round(FILL_S * SAMPLE_RATE)
-    return np.tile(there_and_back, -(-n_fill // len(there_and_back)))[:n_fill]
+    """Return the last FILL_S of sound, backwards."""
+    return sound[-round(FILL_S * SAMPLE_RATE) :][::-1]
 
 
 def _cut_region(region: Region, channel: int | None, probs: np.ndarray, min_confidence: float) -> Iterator[_Piece]:
