@@ -138,6 +138,12 @@ def test_parameters_and_input(recipe, model):
     assert INPUTS.get(recipe.name, (front_end.n_features, None)) == (front_end.n_features, front_end.n_frames)
 
 
+def test_no_strided_convolution_of_one_point(model):
+    """Their bf16 gradient writes behind its memory in oneDNN 3.12: see ``ResidualSE2d``."""
+    convolutions = [module for module in model.network.modules() if isinstance(module, torch.nn.modules.conv._ConvNd)]
+    assert not [m for m in convolutions if set(m.kernel_size) == {1} and max(m.stride) > 1]
+
+
 def test_what_a_recipe_says_about_itself(recipe):
     assert recipe.description
     published = recipe.published
