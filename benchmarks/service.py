@@ -7,7 +7,8 @@
 Everything shares two processors: the service, its decoders, and the visitors, which are one asyncio process that sends
 prepared bytes over open connections and reads the status and length of each answer. The processor time of each is
 printed. The offline rate is that of ``predict_batch`` of the same bytes with both processors, measured before and after
-the load; where other programs run beside, it says by how much they disturb.
+the load. Where other programs run beside, both rates fall by what these take; the share by processor time is then the
+steadier one: what a clip costs offline, to what it costs service and visitors together.
 """
 
 import argparse
@@ -52,11 +53,12 @@ def make_clips(n_clips, duration_s, rng):
 
 
 def offline_rate(recognizer, clips):
-    """Clips a second of ``predict_batch``."""
+    """Clips a second of ``predict_batch``, and milliseconds of processor time per clip."""
     many = [clips[index % len(clips)] for index in range(OFFLINE_CLIPS)]
-    start_s = time.perf_counter()
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     recognizer.predict_batch(many)
-    return len(many) / (time.perf_counter() - start_s)
+    cpu_ms = 1000 * (time.process_time() - start_cpu_s) / len(many)
+    return len(many) / (time.perf_counter() - start_s), cpu_ms
 
 
 @contextmanager
@@ -89,6 +91,7 @@ class Load:
         self.statuses = Counter()
 
     async def run(self, n_visitors, *, stop_after_s=None, stop_after_requests=None, on_second=None):
+        """Upload until the time is over, or so many clips are on their way."""
         self.stop_s = time.perf_counter() + (stop_after_s or 1e9)
         self.n_left = stop_after_requests or 10**12
         visitors = [asyncio.create_task(self._visit(index)) for index in range(n_visitors)]
@@ -131,19 +134,19 @@ class Load:
 
 
 def family(pid):
-    """Process ids of a process and its children."""
+    """Process ids of a process and its children, which are replaced now and then."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
-def cpu_s(pids):
-    """Seconds of processor time these processes have taken."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in pids]
-    return sum(int(row[11]) + int(row[12]) for row in fields) / TICKS_PER_S
+def cpu_s(pid):
+    """Seconds of processor time of a process and its children, those that have ended included."""
+    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(") ")[2].split() for one in family(pid)]
+    return sum(int(value) for row in fields for value in row[11:15]) / TICKS_PER_S
 
 
-def memory_mb(pids):
-    """Megabytes of memory that these processes hold, what they share counted once."""
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+def memory_mb(pid):
+    """Megabytes of memory of a process and its children, what they share counted once."""
+    texts = [Path(f"/proc/{one}/smaps_rollup").read_text() for one in family(pid)]
     return sum(int(re.search(r"Pss: +(\d+)", text)[1]) for text in texts) / 1024
 
 
@@ -154,21 +157,22 @@ def measure(arguments, clips, recognizer):
         load = Load(port, [request_bytes(clip) for clip in clips])
         asyncio.run(load.run(8, stop_after_requests=100))  # warm
         load.seconds.clear(), load.statuses.clear()
-        pids = family(process.pid)
         memory = []
-        service_s, visitors_s, start_s = cpu_s(pids), time.process_time(), time.perf_counter()
+        service_s, visitors_s, start_s = cpu_s(process.pid), time.process_time(), time.perf_counter()
         asyncio.run(
             load.run(
                 arguments.visitors,
                 stop_after_s=None if arguments.requests else arguments.seconds,
                 stop_after_requests=arguments.requests,
-                on_second=lambda: memory.append((sum(load.statuses.values()), memory_mb(pids))),
+                on_second=lambda: memory.append((sum(load.statuses.values()), memory_mb(process.pid))),
             )
         )
         elapsed_s = time.perf_counter() - start_s
-        memory.append((sum(load.statuses.values()), memory_mb(pids)))
-        service_s, visitors_s = cpu_s(pids) - service_s, time.process_time() - visitors_s
+        memory.append((sum(load.statuses.values()), memory_mb(process.pid)))
+        service_s, visitors_s = cpu_s(process.pid) - service_s, time.process_time() - visitors_s
     offline.append(offline_rate(recognizer, clips))
+    rates, offline_ms = zip(*offline, strict=True)
+    service_ms, visitors_ms = 1000 * service_s / len(load.seconds), 1000 * visitors_s / len(load.seconds)
     milliseconds = np.array(load.seconds) * 1000
     return {
         "visitors": arguments.visitors,
@@ -183,10 +187,13 @@ def measure(arguments, clips, recognizer):
         "p50_ms": round(float(np.percentile(milliseconds, 50))),
         "p95_ms": round(float(np.percentile(milliseconds, 95))),
         "p99_ms": round(float(np.percentile(milliseconds, 99))),
-        "offline_per_s": [round(rate, 1) for rate in offline],
-        "share_of_offline": round(len(load.seconds) / elapsed_s / statistics.mean(offline), 3),
-        "service_cpu_ms_per_request": round(1000 * service_s / len(load.seconds), 2),
-        "visitors_cpu_ms_per_request": round(1000 * visitors_s / len(load.seconds), 2),
+        "offline_per_s": [round(rate, 1) for rate in rates],
+        "share_of_offline": round(len(load.seconds) / elapsed_s / statistics.mean(rates), 3),
+        "offline_cpu_ms_per_clip": round(statistics.mean(offline_ms), 2),
+        "service_cpu_ms_per_request": round(service_ms, 2),
+        "visitors_cpu_ms_per_request": round(visitors_ms, 2),
+        "share_by_cpu": round(statistics.mean(offline_ms) / (service_ms + visitors_ms), 3),
+        "load_average": os.getloadavg()[0],
         "memory_mb": [[count, round(megabytes, 1)] for count, megabytes in memory],
     }
 
@@ -202,8 +209,10 @@ def report(figures):
     rates = " and ".join(f"{rate:g}" for rate in figures["offline_per_s"])
     print(f"{figures['per_s']:g} clips/s; offline {rates} clips/s: {figures['share_of_offline']:.0%}")
     print(
-        f"processor time per request: service {figures['service_cpu_ms_per_request']:g} ms, "
-        f"visitors {figures['visitors_cpu_ms_per_request']:g} ms"
+        f"processor time per clip: offline {figures['offline_cpu_ms_per_clip']:g} ms, "
+        f"service {figures['service_cpu_ms_per_request']:g} ms and visitors "
+        f"{figures['visitors_cpu_ms_per_request']:g} ms: {figures['share_by_cpu']:.0%}; "
+        f"load average at the end {figures['load_average']:.1f}"
     )
     memory = figures["memory_mb"]
     marks = [memory[0], *[memory[len(memory) * part // 4] for part in (1, 2, 3)], memory[-1]]

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -311,3 +312,11 @@ def test_an_open_door_is_said_aloud(monkeypatch):
     assert "no token" in CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0"]).stderr
     assert CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0", "--token", "12345678"]).stderr == ""
     assert CliRunner().invoke(commands, ["serve"]).stderr == ""
+
+
+def test_every_setting_is_in_the_documentation_with_its_default():
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
+    for entry in dataclasses.fields(Settings):
+        default = entry.default[0] if entry.default and isinstance(entry.default, tuple) else entry.default
+        shown = f"{default:,.0f}" if isinstance(default, int | float) else f"`{default}`" if default else "none"
+        assert f"| `{entry.name}` | {shown} |" in page, entry.name

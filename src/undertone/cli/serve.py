@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from functools import partial
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 def run(host: str, port: int, **given: Any) -> None:
     """Serve until the command is stopped; settings that are not given come from the environment."""
+    if os.name == "nt":
+        fail("the service needs Linux or macOS, whose limits on processes it uses; on Windows, run it in WSL or Docker")
     try:
         from undertone.serve import server
     except ModuleNotFoundError as error:
