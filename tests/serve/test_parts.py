@@ -320,3 +320,18 @@ def test_every_setting_is_in_the_documentation_with_its_default():
         default = entry.default[0] if entry.default and isinstance(entry.default, tuple) else entry.default
         shown = f"{default:,.0f}" if isinstance(default, int | float) else f"`{default}`" if default else "none"
         assert f"| `{entry.name}` | {shown} |" in page, entry.name
+
+
+def test_a_decoder_that_cannot_be_started_is_tried_again(monkeypatch, clip, caplog):
+    """No file is free, say, at the moment when one is replaced."""
+    popen, failures = subprocess.Popen, []
+
+    def fail_once(*arguments, **options):
+        if not failures:
+            failures.append(1)
+            raise OSError("too many open files")
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr("undertone.serve.decoding.subprocess.Popen", fail_once)
+    np.testing.assert_array_equal(decode(clip), load_waveform(clip))
+    assert "too many open files" in caplog.text

@@ -196,19 +196,14 @@ class DecodePool:
             self._keep(asyncio.create_task(self._add_worker()))
 
     async def _add_worker(self) -> None:
+        """Start a process; tries until it is ready, for the service is of no use without."""
         while not self._is_closed:
-            worker = await _start_worker(self.settings)
             try:
-                async with asyncio.timeout(START_TIMEOUT_S):
-                    await worker.ready
-            except (TimeoutError, _WorkerLostError):
-                worker.kill()
-                _log.error("a decoding process did not start; trying again")
+                worker = await _start_worker(self.settings)
+            except (OSError, TimeoutError, _WorkerLostError) as error:
+                _log.error("a decoding process does not start, trying again: %s", error or type(error).__name__)
                 await asyncio.sleep(1.0)
                 continue
-            except asyncio.CancelledError:
-                worker.kill()
-                raise
             worker.on_idle_loss = self._lose_idle
             self._workers.add(worker)
             self._idle.put_nowait(worker)
@@ -241,7 +236,13 @@ async def _start_worker(settings: Settings) -> "_Worker":
             env=_environment(),
         )
     worker = _Worker(process)
-    await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await worker.ready
+    except BaseException:
+        worker.kill()
+        raise
     return worker
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ def run(settings: Settings, *, host: str, port: int, on_start: Callable[[str], o
     SettingsError
         If the address cannot be used.
     """
+    _allow_open_files()
     app = create_app(settings)
     listener = _listen(host, port)
     _log_as_json()
@@ -153,6 +155,14 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port"
         ) from None
+
+
+def _allow_open_files() -> None:
+    """Take all open files the system grants: each connection is one, and without any no decoder can be replaced."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_as_json() -> None:
