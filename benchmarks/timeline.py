@@ -109,20 +109,20 @@ def answers_of(places, segments):
 
 
 def count_boundaries(places, emotions, is_recognised, segments):
-    """Return (cases, found, found with the right emotions, changes that are at no join)."""
+    """Return (cases, found, found with the right emotions) and (cases, found) where the emotion stays the same."""
     changes = [((a[1] + b[0]) / 2, a[2], b[2]) for a, b in pairwise(segments) if a[2] != b[2]]
     times_s = np.array([change[0] for change in changes])
-    n_cases = n_found = n_right = 0
-    for (before, _, join_s), (after, _, _) in pairwise(places):
-        if emotions[before] == emotions[after] or not (is_recognised[before] and is_recognised[after]):
+    different, same = np.zeros(3, int), np.zeros(2, int)
+    for (before, _, end_s), (after, start_s, _) in pairwise(places):
+        if not (is_recognised[before] and is_recognised[after]):
             continue
+        join_s = (start_s + end_s) / 2  # the middle of the pause, if there is one
         near = changes[slice(*np.searchsorted(times_s, [join_s - TOLERANCE_S, join_s + TOLERANCE_S]))]
-        n_cases += 1
-        n_found += bool(near)
-        n_right += (emotions[before], emotions[after]) in [change[1:] for change in near]
-    joins_s = np.array([end_s for _, _, end_s in places])
-    n_elsewhere = sum(float(np.abs(joins_s - time_s).min()) > TOLERANCE_S for time_s in times_s)
-    return n_cases, n_found, n_right, n_elsewhere
+        if emotions[before] == emotions[after]:
+            same += [1, bool(near)]
+        else:
+            different += [1, bool(near), (emotions[before], emotions[after]) in [change[1:] for change in near]]
+    return different.tolist(), same.tolist()
 
 
 def count_repeats(places, answers):
@@ -168,7 +168,7 @@ def measure(arguments):
         is_same = compare_blocks(model, path, arguments.vad)
     segments = [tuple(segment) for segment in heard["segments"]]
     answers = answers_of(places, segments)
-    n_cases, n_found, n_right, n_elsewhere = count_boundaries(places, emotions, is_recognised, segments)
+    (n_cases, n_found, n_right), (n_equal, n_false) = count_boundaries(places, emotions, is_recognised, segments)
     n_pairs, n_same, n_compatible = count_repeats(places, answers)
     is_right = [answer == emotions[clip] for answer, (clip, _, _) in zip(answers, places, strict=True)]
     is_sure = [answer not in (None, "silence") for answer in answers]
@@ -189,7 +189,8 @@ def measure(arguments):
         "boundaries": n_cases,
         "boundaries_found": n_found / n_cases,
         "boundaries_found_with_both_emotions": n_right / n_cases,
-        "changes_at_no_join_per_hour": n_elsewhere / heard["duration_s"] * 3_600,
+        "joins_of_the_same_emotion": n_equal,
+        "changes_found_there": n_false / n_equal if n_equal else None,
         "answered_right": float(np.mean(is_right)),
         "not_sure": float(np.mean([answer is None for answer in answers])),
         "right_where_sure": float(np.mean(np.array(is_right)[is_sure])),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -346,3 +347,52 @@ def test_page_takes_another_address_of_the_sound():
 )
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def until(page, condition):
+    """Wait for a condition on the page's own ``audio``; playwright's waiting needs what the page's policy forbids."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never: {condition}")
+
+
+@pytest.mark.slow
+def test_page_in_a_browser(tmp_path, make_speech, write_sound):
+    """Click and keys move and play the sound; nothing else is asked for, and nothing goes wrong."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not (chromium := os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("no chromium; install it (Debian: apt install chromium) or name one in CHROMIUM")
+    write_sound("call.wav", np.stack([make_speech(0, 4.0), make_speech(1, 4.0)], axis=1))
+    page_path = tmp_path / "call.html"
+    page_path.write_text(written(split(), "html"), encoding="utf-8")
+    with playwright.sync_playwright() as started:
+        arguments = ["--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+        browser = started.chromium.launch(executable_path=chromium, args=arguments, chromium_sandbox=os.geteuid() != 0)
+        page = browser.new_page()
+        asked, problems = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(page_path.as_uri())
+        until(page, "audio.readyState >= 1")
+        assert page.is_hidden("#missing")
+        assert page.evaluate("document.querySelectorAll('#waves canvas').length") == 2
+        page.focus("#waves")
+        page.keyboard.press("End")
+        assert page.get_attribute("#waves", "aria-valuenow") == "4.0"
+        page.keyboard.press("Shift+ArrowLeft")
+        assert page.get_attribute("#waves", "aria-valuenow") == "3.0"
+        assert "channel 1: not sure 35 %" in page.inner_text("#now")
+        page.keyboard.press("Home")
+        page.click("tbody tr:nth-child(2) button")
+        until(page, "audio.currentTime > 1.05")
+        assert "on" in (page.get_attribute("tbody tr:nth-child(2)", "class") or "").split()
+        until(page, "audio.paused")
+        assert 2.3 < page.evaluate("document.getElementById('audio').currentTime") < 3.0
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.closest('tr').dataset.index") == "2"
+        browser.close()
+    assert problems == []
+    assert {url.rpartition("/")[2] for url in asked} == {"call.html", "call.wav"}
