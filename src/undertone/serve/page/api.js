@@ -95,7 +95,7 @@ export async function ask(method, path, { query, body, as = "json", onUpload, on
     const request = await send(method, address(path, query), { body, onUpload, signal, as: as === "blob" ? "blob" : "text" });
     if (request.status === 401) {
       const given = token !== sent ? token : await askForToken(sent ? "That token was not accepted." : "");
-      if (!given) throw await refusal(request, body);
+      if (!given) throw new ServiceError("This service needs its token. Ask whoever runs it for it, then try again.", { status: 401 });
       if (token !== given) keepToken(given);
       tries -= 1;
       continue;
@@ -139,7 +139,6 @@ export const timeline = (file, { model, channels, format = "json", ...options })
   ask("POST", "v1/timeline", {
     query: { model, channels, format },
     body: form([file]),
-    as: options.asFile ? "blob" : "json",
     ...options,
   });
 export const explain = (file, { model, emotion, ...options }) =>

@@ -16,8 +16,7 @@ const GAP_S = 0.8;
 
 /** What the visitor gave: one recording, or a table of several. */
 async function take(files, hint = "") {
-  if (!files.length) return;
-  forgive();
+  if (!files.length || !(await isReady())) return;
   await stopListening();
   stopFiles();
   closeClip();
@@ -110,6 +109,7 @@ for (const button of document.querySelectorAll("[data-example]")) {
 
 for (const mode of ["record", "live"]) {
   byId(mode).addEventListener("click", async () => {
+    if (!(await isReady())) return;
     stopFiles();
     closeClip();
     try {
@@ -123,6 +123,21 @@ for (const mode of ["record", "live"]) {
 onRecorded((file) => openClip(file));
 
 // Model, token, host --------------------------------------------------------------------------------------------
+
+let listing = null;
+
+/** Whether the models are known; asks for them, and for the token, where that did not succeed before. */
+async function isReady() {
+  forgive();
+  try {
+    await (listing ??= listModels());
+    return true;
+  } catch (error) {
+    listing = null;
+    complain(error);
+    return false;
+  }
+}
 
 async function listModels() {
   const { default: first, models } = await api.models();
@@ -165,4 +180,4 @@ api.onTokenNeeded((fault) => {
 
 const isHere = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 byId("host").textContent = isHere ? "this computer" : location.host;
-listModels().catch(complain);
+isReady();
