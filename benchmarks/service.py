@@ -32,7 +32,7 @@ import undertone
 
 SAMPLE_RATE = 16_000  # Hz
 BOUNDARY = b"----undertone-benchmark"
-OFFLINE_CLIPS = 400
+OFFLINE_CLIPS = 1_500
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BUSY = (429, 503)  # deliberate: come again
 

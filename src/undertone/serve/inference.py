@@ -84,8 +84,8 @@ class Inference:
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _dispatch(self) -> None:
-        """Give every free thread a batch."""
-        while self._n_running < self.threads:
+        """Give every thread a batch, and one to go on with: it does not wait for the event loop in between."""
+        while self._n_running < 2 * self.threads:
             name = max(self._waiting, key=lambda name: len(self._waiting[name]))
             if not self._waiting[name]:
                 return
