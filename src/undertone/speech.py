@@ -194,7 +194,9 @@ class SpeechFinder:
         self._is_speech = False
         self._open: _Span | None = None  # may go on
         self._closed: _Span | None = None  # complete, but the sound behind it is not there yet
-        self._previous_end: int | None = None  # of the detector's span before
+        self._closed_end = 0  # of the detector's span before
+        self._edged: _Span | None = None  # a region but for what goes with it: how near the next one is, is open
+        self._edged_end = 0  # of the region before
 
     def feed(self, block: np.ndarray) -> list[Region]:
         """Take the next (n,) samples at 16 kHz; return the regions that are complete now."""
@@ -222,6 +224,8 @@ class SpeechFinder:
             regions += self._close(self._open)
         if self._closed:
             regions += self._complete(next_start=None)
+        if self._edged:
+            regions.append(self._region(next_start=None))
         return regions
 
     def _read(self, page: np.ndarray) -> Iterator[Region]:
@@ -249,6 +253,9 @@ class SpeechFinder:
             yield from self._close(span)
         if self._closed and not self._open and position - self._closed.end >= 2 * EDGE_SEARCH_S * SAMPLE_RATE:
             yield from self._complete(next_start=None)
+        far_s = EDGE_SEARCH_S + 2 * MARGIN_S  # from here on, what begins is no neighbour
+        if self._edged and not (self._open or self._closed) and position - self._edged.end >= far_s * SAMPLE_RATE:
+            yield self._region(next_start=None)
 
     def _cut(self) -> Iterator[Region]:
         """End the open span at its quietest moment and go on from there."""
@@ -266,32 +273,30 @@ class SpeechFinder:
         if self._closed:
             yield from self._complete(next_start=span.start)
         if not span.is_long_enough():
-            self._previous_end = span.end
+            self._closed_end = span.end
             return
         self._closed = span
         if span.is_cut_after:
             yield from self._complete(next_start=span.end)
 
     def _complete(self, next_start: int | None) -> Iterator[Region]:
-        """Make regions of the span that waited."""
+        """Part and edge the span that waited; its last region waits in its place."""
         span = self._closed
         assert span is not None
-        last = min(self._offset + len(self._sound), self.n_samples)
         search = round(EDGE_SEARCH_S * SAMPLE_RATE)
-        first, end = max(0, span.start - search), min(last, span.end + search)
-        if self._previous_end is not None:
-            first = max(first, (self._previous_end + span.start) // 2)
+        first, last = span.start - search, min(span.end + search, self._offset + len(self._sound), self.n_samples)
+        if self._closed_end:
+            first = max(first, (self._closed_end + span.start) // 2)
         if next_start is not None:
-            end = min(end, (span.end + next_start) // 2)
-        if span.is_cut_before:
-            first = span.start
-        if span.is_cut_after:
-            end = span.end
-        self._closed, self._previous_end = None, span.end
+            last = min(last, (span.end + next_start) // 2)
+        self._closed, self._closed_end = None, span.end
         parts = self._part(span)
-        limits = [first, *((a.end + b.start) // 2 for a, b in pairwise(parts)), end]
+        limits = [max(0, first), *((a.end + b.start) // 2 for a, b in pairwise(parts)), last]
         for part, limit, next_limit in zip(parts, limits, limits[1:], strict=False):
-            yield self._region(part, limit, next_limit)
+            self._set_edges(part, limit, next_limit)
+            if self._edged:
+                yield self._region(next_start=part.start)
+            self._edged = part
 
     def _part(self, span: _Span) -> list[_Span]:
         """Part a span where its level falls by PAUSE_DB for MIN_PAUSE_S, however sure the detector is of speech."""
@@ -312,19 +317,36 @@ class SpeechFinder:
         parts[0].is_cut_before, parts[-1].is_cut_after = span.is_cut_before, span.is_cut_after
         return [part for part in parts if part.is_long_enough()] or [span]
 
-    def _region(self, span: _Span, first: int, last: int) -> Region:
-        """Set the edges by the sound between ``first`` and ``last``."""
-        sound = self._slice(first, last)
-        start, end = _find_edges(sound)
-        search = round(EDGE_SEARCH_S * SAMPLE_RATE)  # inwards no farther than this: what is soft for long is speech
-        start = 0 if span.is_cut_before else start if first + start <= span.start + search else span.start - first
-        end = len(sound) if span.is_cut_after else end if first + end >= span.end - search else span.end - first
+    def _set_edges(self, span: _Span, first: int, last: int) -> None:
+        """Move the edges to where the sound between ``first`` and ``last`` has them.
+
+        The detector's edges stay where the sound has none: where it is as loud up to the limit, for noise; and where it
+        is softer for long, which may be speech.
+        """
+        search = round(EDGE_SEARCH_S * SAMPLE_RATE)
+        start, end = _find_edges(self._slice(first, last))
+        if not span.is_cut_before and 0 < start <= span.start + search - first:
+            span.start = first + start
+        if not span.is_cut_after and span.end - search - first <= end < last - first:
+            span.end = first + end
+
+    def _region(self, next_start: int | None) -> Region:
+        """Return the region whose edges are set, with its share of the sound around."""
+        span = self._edged
+        assert span is not None
         margin = round(MARGIN_S * SAMPLE_RATE)
-        before, after = min(start, margin), min(len(sound) - end, margin)
+        last = min(self._offset + len(self._sound), self.n_samples)
+        before = 0 if span.is_cut_before else min(margin, span.start - (self._edged_end + span.start) // 2)
+        if not self._edged_end:
+            before = min(margin, span.start)
+        after = 0 if span.is_cut_after else min(margin, last - span.end)
+        if next_start is not None:
+            after = min(after, (next_start - span.end) // 2)
+        self._edged, self._edged_end = None, span.end
         return Region(
-            start=first + start,
-            end=first + end,
-            waveform=sound[start - before : end + after].copy(),
+            start=span.start,
+            end=span.end,
+            waveform=self._slice(span.start - before, span.end + after).copy(),
             before=before,
             after=after,
             is_cut_before=span.is_cut_before,
@@ -337,14 +359,14 @@ class SpeechFinder:
     def _forget(self) -> None:
         """Let go of the sound that no region can need any more."""
         end = self._offset + len(self._sound)
-        needed = min([end, *(span.start for span in (self._open, self._closed) if span)])
+        needed = min([end, *(span.start for span in (self._open, self._closed, self._edged) if span)])
         keep_from = max(self._offset, needed - round(EDGE_SEARCH_S * SAMPLE_RATE))
         self._sound = self._sound[keep_from - self._offset :].copy()
         self._offset = keep_from
 
 
 def _find_edges(sound: np.ndarray) -> tuple[int, int]:
-    """Return the samples between which the level is within EDGE_DB of the loudest moment."""
+    """Return the samples between which the level is within EDGE_DB of the loudest moment; 0 and the end for noise."""
     if len(sound) <= EDGE_WINDOW:
         return 0, len(sound)
     total = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
@@ -352,4 +374,6 @@ def _find_edges(sound: np.ndarray) -> tuple[int, int]:
     loud = np.flatnonzero(power > power.max() * 10 ** (-EDGE_DB / 10))
     if not len(loud):
         return 0, len(sound)  # silence that a detector took for speech
-    return int(loud[0]) + EDGE_WINDOW // 2, int(loud[-1]) + EDGE_WINDOW // 2 + 1
+    half = EDGE_WINDOW // 2
+    start = int(loud[0]) + half if loud[0] > 0 else 0
+    return start, int(loud[-1]) + half + 1 if loud[-1] < len(power) - 1 else len(sound)
