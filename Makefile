@@ -12,7 +12,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint style types imports docs wheel base readme table clean
+.PHONY: help demo test lint style types imports chromium docs wheel base readme table clean
 
 VENV := .venv
 DEMO_VENV := .venv-demo
@@ -60,6 +60,14 @@ types: $(VENV)/installed ## pyright alone
 
 imports: $(VENV)/installed ## import-linter alone: who may import whom
 	@$(VENV)/bin/lint-imports
+
+chromium: ## the browser of the page's tests: Debian's, installed where that is possible and it is missing
+	@command -v chromium google-chrome >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+			echo "no chromium, and no right to install it: apt install chromium, or name one in CHROMIUM" >&2; exit 1; }; \
+		apt-get update --quiet --quiet && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes --no-install-recommends chromium >/dev/null; }
+	@command -v chromium google-chrome
 
 docs: $(VENV)/installed ## the documentation, built strictly into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

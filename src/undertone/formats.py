@@ -10,11 +10,12 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from undertone.files import replacing
 
 if TYPE_CHECKING:
     from undertone.recognizer import Prediction
@@ -320,19 +321,11 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
         with _open_text(path) as file:
             yield file
         return
-    target = Path(os.path.realpath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with _open_text(descriptor) as file:
-            yield file
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, _open_text(temporary) as file:
+        yield file
 
 
-def _open_text(file: Path | int) -> TextIO:
+def _open_text(file: Path) -> TextIO:
     return open(file, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: PTH123
 
 
@@ -348,13 +341,6 @@ def _standard_output() -> TextIO:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     return sys.stdout
-
-
-def _umask() -> int:
-    """Return the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _rounded(value: float | None, n_decimals: int) -> float | None:

@@ -59,8 +59,8 @@ class ResidualSE2d(nn.Module):
         """
         out = self.first(hidden).mul_(mask).relu_()
         out = self.squeeze_excite(self.second(out), mask)
-        # Every second point is taken here and not by the convolution's stride: oneDNN 3.12, in torch 2.13, writes behind
-        # its memory in the bf16 gradient of a strided 1 x 1 convolution of few channels, and crashes much later.
+        # Every second point is taken here, not by the convolution's stride: oneDNN 3.12, in torch 2.13, writes behind
+        # its memory in the bf16 gradient of a strided 1 x 1 convolution of few channels; the process dies much later.
         bands, frames = self.stride
         return (out + self.skip(hidden[:, :, ::bands, ::frames])).mul_(mask).relu_()
 
