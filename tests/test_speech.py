@@ -1,5 +1,7 @@
 """Regions of speech: found where they were put, the same for any blocks, with edges that the sound alone decides."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,41 @@ def test_long_speech_is_cut_at_its_quietest_moment(make_speech):
     assert all(region.end - region.start <= speech.MAX_REGION_S * SECOND for region in regions)
     assert [(region.is_cut_before, region.is_cut_after) for region in regions[:2]] == [(False, True), (True, True)]
     assert (regions[0].after, regions[1].before) == (0, 0)
+
+
+class Moody:
+    """A detector whose answers have nothing to do with the sound."""
+
+    def __init__(self, seed, keep):
+        self.rng, self.keep, self.last = np.random.default_rng(seed), keep, 0.0
+
+    def probs(self, frames):
+        answers = []
+        for _ in frames:
+            self.last = self.last if self.rng.random() < self.keep else self.rng.random()
+            answers.append(self.last)
+        return np.array(answers)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("keep", [0.5, 0.9, 0.99])
+def test_whatever_the_detector_says_regions_are_in_order_and_hold_their_sound(seed, keep):
+    rng = np.random.default_rng(seed)
+    levels = np.repeat(10 ** rng.uniform(-5, 0, 200), rng.integers(100, 20_000, 200))
+    waveform = (levels * rng.uniform(-1, 1, len(levels))).astype(np.float32)
+    regions = find(waveform, Moody(seed, keep), sizes=(50_000,))
+    assert regions
+    position = 0
+    for region in regions:
+        assert position <= region.start - region.before
+        assert region.start < region.end
+        assert region.end + region.after <= len(waveform)
+        first, last = region.start - region.before, region.end + region.after
+        assert np.array_equal(region.waveform, waveform[first:last])
+        assert region.end - region.start <= (speech.MAX_REGION_S + 2 * speech.EDGE_SEARCH_S) * SECOND
+        position = region.end
+    for before, after in pairwise(regions):
+        assert before.end + before.after <= after.start - after.before + 1
 
 
 def test_memory_does_not_grow(make_speech):

@@ -324,11 +324,12 @@ class SpeechFinder:
         is softer for long, which may be speech.
         """
         search = round(EDGE_SEARCH_S * SAMPLE_RATE)
-        start, end = _find_edges(self._slice(first, last))
-        if not span.is_cut_before and 0 < start <= span.start + search - first:
-            span.start = first + start
-        if not span.is_cut_after and span.end - search - first <= end < last - first:
-            span.end = first + end
+        start, end = (first + edge for edge in _find_edges(self._slice(first, last)))
+        middle = (span.start + span.end) // 2
+        if not span.is_cut_before and first < start <= min(span.start + search, middle):
+            span.start = start
+        if not span.is_cut_after and max(span.end - search, middle) < end < last:
+            span.end = end
 
     def _region(self, next_start: int | None) -> Region:
         """Return the region whose edges are set, with its share of the sound around."""
@@ -360,7 +361,7 @@ class SpeechFinder:
         """Let go of the sound that no region can need any more."""
         end = self._offset + len(self._sound)
         needed = min([end, *(span.start for span in (self._open, self._closed, self._edged) if span)])
-        keep_from = max(self._offset, needed - round(EDGE_SEARCH_S * SAMPLE_RATE))
+        keep_from = max(self._offset, needed - round((EDGE_SEARCH_S + MARGIN_S) * SAMPLE_RATE))
         self._sound = self._sound[keep_from - self._offset :].copy()
         self._offset = keep_from
 
