@@ -1,10 +1,5 @@
 """A thin client of the service: predict, timeline and live streams over the network.
 
->>> from undertone.client import Client
->>> client = Client("http://localhost:8000", token="...")  # doctest: +SKIP
->>> client.predict("clip.wav")[0]["emotion"]  # doctest: +SKIP
-'happiness'
-
 REST needs nothing but Python: whoever asks a service has no use for what the service needs, and urllib does all that
 these calls need of HTTP. Live streams need ``websockets`` (extra ``web``).
 """
@@ -60,6 +55,12 @@ class Client:
         What the service asks for, if it does.
     timeout_s
         Seconds to wait for an answer.
+
+    Examples
+    --------
+    >>> client = Client("http://localhost:8000")
+    >>> client.predict("clip.wav")[0]["emotion"]  # doctest: +SKIP
+    'happiness'
     """
 
     def __init__(self, address: str, *, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:

@@ -240,12 +240,12 @@ def timeline_of_blocks(
 ) -> Timeline:
     """Tell the emotions of sound that comes in blocks, whose sizes change nothing.
 
+    What is not described here is as :func:`timeline` takes it.
+
     Parameters
     ----------
     blocks
         (n,) of mixed sound, or (n, n_channels) of channels to be kept apart: float32 in [-1, 1] at 16 kHz.
-
-    Other parameters are those of :func:`timeline`.
     """
     finders: list[SpeechFinder] = []
     is_mixed = True
