@@ -1,29 +1,16 @@
-// One recording: its emotion, its waveform to click and hear, its spectrogram with the explanation, its timeline.
+// One recording: its emotion, and its waveform to click and hear; the spectrogram and the timeline have files of their own.
 
 import * as api from "./api.js";
 import { loadCard, scoreLine } from "./card.js";
-import {
-  UNSURE, clock, drawBars, drawImportance, drawOverview, drawSpectrum, drawWave, element, legend, percent, swatch, verdict,
-} from "./draw.js";
-import { busy, byId, chosenModel, complain, forgive, save, say, sending, show, stem } from "./shell.js";
-import { SAMPLE_RATE, cut, decode, mix, spectrogram, toWav } from "./sound.js";
+import { UNSURE, clock, drawBars, drawOverview, drawWave, element, legend, percent, swatch, verdict } from "./draw.js";
+import { Segments, channelName, shareOf } from "./segments.js";
+import { busy, byId, chosenModel, complain, forgive, say, sending, show } from "./shell.js";
+import { SAMPLE_RATE, decode, mix } from "./sound.js";
+import { Spectrum } from "./spectrum.js";
 
 const LONG_S = 12; // from here on a recording is a timeline first: one emotion for all of it says little
-const EXPLAINED_S = 30; // at most, at once
 const MAX_DECODED_S = 1800; // longer ones are not drawn as waves: decoded they would fill the memory
 const MAX_DECODED_BYTES = 200e6;
-const ROWS_AT_FIRST = 200;
-const TOP_HZ = SAMPLE_RATE / 2;
-const FORMATS = [
-  ["csv", "CSV", "for a spreadsheet", "csv"],
-  ["json", "JSON", "for programs", "json"],
-  ["jsonl", "JSON Lines", "an object a line", "jsonl"],
-  ["textgrid", "TextGrid", "for Praat", "TextGrid"],
-  ["vtt", "WebVTT", "subtitles for players", "vtt"],
-  ["audacity", "Labels", "for Audacity", "txt"],
-  ["rttm", "RTTM", "for diarisation tools", "rttm"],
-  ["html", "Web page", "to play beside the sound", "html"],
-];
 
 let clip = null;
 
@@ -63,10 +50,10 @@ class Clip {
     this.waveforms = null; // one for each channel
     this.prediction = this.timeline = null;
     this.view = { start_s: 0, end_s: 1 };
-    this.chosen = this.focus = null;
-    this.explanations = new Map();
+    this.chosen = null; // a segment
     this.stopAt_s = null;
-    this.nRows = ROWS_AT_FIRST;
+    this.spectrum = new Spectrum(this);
+    this.table = new Segments(this);
   }
 
   close() {
@@ -74,6 +61,10 @@ class Clip {
     this.audio.pause();
     this.audio.removeAttribute("src");
     URL.revokeObjectURL(this.url);
+  }
+
+  get isClosed() {
+    return clip !== this;
   }
 
   get options() {
@@ -89,12 +80,9 @@ class Clip {
     byId("clip-meta").textContent = [this.hint, this.model].filter(Boolean).join(" · ");
     byId("back").hidden = !this.onBack;
     byId("clip-progress").hidden = false;
-    for (const id of ["clip-answer", "player", "spectrum", "segments", "downloads", "zoom", "overview", "channels", "player-note"]) {
+    for (const id of ["clip-answer", "player", "zoom", "overview", "channels", "player-note"]) {
       byId(id).hidden = true;
     }
-    byId("explain").checked = false;
-    byId("explain-choice").hidden = true;
-    byId("spectrum-text").textContent = "";
     document.querySelector("[name=channels][value=mix]").checked = true;
     show("clip-view");
   }
@@ -108,10 +96,7 @@ class Clip {
       await this.predict();
       this.showPlayer();
     }
-    const listened = this.listen();
-    await drawn;
-    this.showPlayer();
-    await listened;
+    await Promise.all([drawn.then(() => this.showPlayer()), this.listen()]);
     byId("clip-progress").hidden = true;
     this.sayAnswer();
   }
@@ -179,8 +164,7 @@ class Clip {
     this.duration_s = this.timeline.duration_s;
     if (!this.prediction) this.showShares();
     this.showPlayer();
-    this.showSegments();
-    this.showDownloads();
+    this.table.show();
   }
 
   get segments() {
@@ -217,7 +201,7 @@ class Clip {
   // Player ------------------------------------------------------------------------------------------------------
 
   showPlayer() {
-    if (clip !== this || !this.duration_s) return;
+    if (this.isClosed || !this.duration_s) return;
     byId("player").hidden = false;
     byId("play").disabled = !this.isPlayable;
     byId("length").textContent = clock(this.duration_s);
@@ -234,7 +218,7 @@ class Clip {
     this.makeLanes();
     this.showPosition();
     this.draw();
-    this.showSpectrum();
+    this.spectrum.show();
   }
 
   /** Where the browser cannot tell, the service will. */
@@ -290,7 +274,7 @@ class Clip {
     slider.setAttribute("aria-valuenow", now_s.toFixed(2));
     slider.setAttribute("aria-valuetext", `${clock(now_s)} of ${clock(this.duration_s)}${words ? `, ${words}` : ""}`);
     this.placePlayhead();
-    this.markRow(segment);
+    this.table.mark(segment);
   }
 
   placePlayhead() {
@@ -308,7 +292,7 @@ class Clip {
 
   follow() {
     const step = () => {
-      if (clip !== this || this.audio.paused) return;
+      if (this.isClosed || this.audio.paused) return;
       if (this.stopAt_s !== null && this.audio.currentTime >= this.stopAt_s) {
         this.audio.pause();
         this.stopAt_s = null;
@@ -356,144 +340,15 @@ class Clip {
     this.draw();
   }
 
-  // Spectrogram and explanation ---------------------------------------------------------------------------------
-
-  showSpectrum() {
-    if (!this.waveforms) return;
-    this.focus ??= this.duration_s > EXPLAINED_S ? this.firstFocus() : { start_s: 0, end_s: this.duration_s };
-    if (!this.focus) return;
-    const { start_s, end_s } = this.focus;
-    byId("spectrum").hidden = false;
-    byId("spectrum-title").textContent = "Spectrogram" + (this.looksAtAll ? "" : `, ${clock(start_s)} to ${clock(end_s)}`);
-    const columns = Math.round(byId("spectrum-picture").getBoundingClientRect().width) || 600;
-    const sound = cut(this.mixed, start_s, end_s);
-    drawSpectrum(byId("spectrum-picture"), spectrogram(sound, Math.min(columns, 1200)), TOP_HZ);
-    byId("spectrum-picture").setAttribute("aria-label", `Spectrogram from ${clock(start_s)} to ${clock(end_s)}, up to 8 kHz`);
-    this.showExplanation();
-  }
-
-  firstFocus() {
-    const segment = this.segments.find(({ emotion }) => emotion !== null) ?? this.segments[0];
-    return segment && focusOf(segment);
-  }
-
-  get looksAtAll() {
-    return this.focus.start_s === 0 && Math.abs(this.focus.end_s - this.duration_s) < 0.1; // the ways to tell a length differ
-  }
-
-  get focusKey() {
-    return `${this.focus.start_s} ${this.focus.end_s}`;
-  }
-
-  /** Fetch the explanation if it is wanted and not here yet, and draw it. */
-  async explain(emotion = null) {
-    if (!byId("explain").checked) return this.showExplanation();
-    const key = `${this.focusKey} ${emotion ?? ""}`;
-    if (!this.explanations.has(key)) {
-      byId("spectrum-text").textContent = "Listening again, with one part silenced at a time.";
-      byId("explain").setAttribute("aria-busy", "true");
-      try {
-        const { start_s, end_s } = this.focus;
-        const sound = this.looksAtAll ? this.file : toWav(cut(this.mixed, start_s, end_s), SAMPLE_RATE, "part.wav");
-        this.explanations.set(key, await api.explain(sound, { ...this.options, emotion }));
-      } catch (error) {
-        byId("explain").checked = false;
-        byId("spectrum-text").textContent = "";
-        complain(error);
-      }
-      byId("explain").removeAttribute("aria-busy");
-      if (clip !== this) return;
-    }
-    this.explained = key;
-    this.showExplanation();
-  }
-
-  showExplanation() {
-    const isWanted = byId("explain").checked && this.explained?.startsWith(`${this.focusKey} `);
-    const explanation = isWanted ? this.explanations.get(this.explained) : null;
-    const duration_s = this.focus.end_s - this.focus.start_s;
-    drawImportance(byId("spectrum-overlay"), explanation, { duration_s, topHz: TOP_HZ });
-    byId("explain-choice").hidden = !explanation;
-    if (!explanation) {
-      byId("spectrum-text").textContent = "Time runs to the right, pitch upwards; the stronger a mark, the louder.";
-      return;
-    }
-    const choice = byId("explain-emotion");
-    const labels = this.timeline?.labels ?? Object.keys(this.prediction?.probs ?? { [explanation.emotion]: 1 });
-    choice.replaceChildren(
-      ...labels.map((label) => element("option", { value: label, textContent: label, selected: label === explanation.emotion })),
-    );
-    byId("spectrum-text").replaceChildren(...explanationWords(explanation, this.focus.start_s));
-  }
-
-  // Timeline ----------------------------------------------------------------------------------------------------
-
-  showSegments() {
-    byId("segments").hidden = this.segments.length < 2 && this.channelMode === "mix";
-    const emotions = [...new Set(this.segments.map(({ emotion }) => emotion ?? UNSURE))];
-    byId("segments-filter").replaceChildren(
-      element("option", { value: "", textContent: "all" }),
-      ...emotions.map((emotion) => element("option", { value: emotion, textContent: emotion })),
-    );
-    byId("segments-channel").hidden = this.channelMode === "mix";
-    byId("shares").replaceChildren(
-      ...this.channels.flatMap((channel) => {
-        const shares = Object.entries(shareOf(this.segments.filter((segment) => segment.channel === channel)));
-        const items = shares
-          .sort((a, b) => b[1] - a[1])
-          .map(([emotion, share]) => element("li", {}, swatch(emotion), emotion, element("b", { textContent: percent(share) })));
-        return channel === null ? items : [element("li", { className: "whose", textContent: channelName(channel) }), ...items];
-      }),
-    );
-    byId("totals").textContent = (this.timeline.totals ?? []).map(totalWords).join(" ");
-    this.showRows();
-  }
-
-  showRows() {
-    const wanted = byId("segments-filter").value;
-    const shown = this.segments.filter(({ emotion }) => !wanted || (emotion ?? UNSURE) === wanted);
-    byId("segments-table").tBodies[0].replaceChildren(...shown.slice(0, this.nRows).map((segment) => this.row(segment)));
-    byId("segments-more").hidden = shown.length <= this.nRows;
-    byId("segments-more").textContent = `Show all ${shown.length.toLocaleString("en")}`;
-    this.current = undefined;
-  }
-
-  row(segment) {
-    const { start_s, end_s, channel, emotion, confidence } = segment;
-    const from = element("button", { type: "button", className: "link", textContent: clock(start_s) });
-    from.setAttribute("aria-label", `Play from ${clock(start_s)} to ${clock(end_s)}, ${emotion ?? UNSURE}`);
-    const line = element(
-      "tr",
-      {},
-      element("td", {}, from),
-      element("td", { textContent: clock(end_s) }),
-      element("td", { textContent: channel === null ? "" : channelName(channel), hidden: this.channelMode === "mix" }),
-      element("td", {}, element("span", { className: "emotion" }, swatch(emotion), emotion ?? UNSURE)),
-      element("td", { className: "number", textContent: percent(confidence) }),
-    );
-    line.addEventListener("click", () => this.choose(segment));
-    segment.line = line;
-    return line;
-  }
-
-  markRow(segment) {
-    if (segment === this.current) return;
-    this.current?.line?.removeAttribute("data-current");
-    segment?.line?.setAttribute("data-current", "");
-    this.current = segment;
-  }
-
   /** Play a segment, mark it, and look into it. */
   choose(segment) {
     this.chosen = segment;
-    if (this.duration_s > EXPLAINED_S) this.focus = focusOf(segment);
     if (segment.start_s < this.view.start_s || segment.end_s > this.view.end_s) {
       this.lookAt((segment.start_s + segment.end_s) / 2, this.view.end_s - this.view.start_s);
     }
     this.draw();
-    this.showSpectrum();
+    this.spectrum.lookInto(segment);
     this.play(segment.start_s, segment.end_s);
-    if (byId("explain").checked) this.explain();
   }
 
   async changeChannels(mode) {
@@ -503,88 +358,12 @@ class Clip {
     say("Listening again.");
     try {
       await this.listen();
-      if (clip === this) say(mode === "split" ? "Channels apart." : "Channels together.");
+      if (!this.isClosed) say(mode === "split" ? "Channels apart." : "Channels together.");
     } catch (error) {
       complain(error);
     }
     byId("clip-progress").hidden = true;
   }
-
-  // Downloads ---------------------------------------------------------------------------------------------------
-
-  showDownloads() {
-    byId("downloads").hidden = false;
-    byId("download-list").replaceChildren(
-      ...FORMATS.map(([format, name, purpose, suffix]) => {
-        const button = element("button", { type: "button" }, name, element("small", { textContent: purpose }));
-        button.dataset.format = format;
-        button.addEventListener("click", () => this.download(button, format, suffix));
-        return element("li", {}, button);
-      }),
-    );
-  }
-
-  async download(button, format, suffix) {
-    button.disabled = true;
-    say("Preparing the file.");
-    try {
-      const content = await api.timeline(this.file, { ...this.options, channels: this.channelMode, format, as: "blob" });
-      save(content, `${stem(this.file.name)}.${suffix}`);
-      say(`${stem(this.file.name)}.${suffix} is ready.`);
-    } catch (error) {
-      complain(error);
-    }
-    button.disabled = false;
-    button.focus({ preventScroll: true });
-  }
-}
-
-function focusOf({ start_s, end_s }) {
-  return { start_s, end_s: Math.min(end_s, start_s + EXPLAINED_S) };
-}
-
-function channelName(channel) {
-  return ["left", "right"][channel] ?? `channel ${channel + 1}`;
-}
-
-/** Share of the time of all segments, by emotion. */
-function shareOf(segments) {
-  const seconds = {};
-  let all = 0;
-  for (const { start_s, end_s, emotion } of segments) {
-    const name = emotion ?? UNSURE;
-    seconds[name] = (seconds[name] ?? 0) + end_s - start_s;
-    all += end_s - start_s;
-  }
-  return Object.fromEntries(Object.entries(seconds).map(([emotion, time]) => [emotion, time / all]));
-}
-
-function totalWords({ channel, turning_points, longest_anger }) {
-  const whose = channel === null ? "" : `${channelName(channel)}: `;
-  const n = turning_points.length;
-  const turns = `${n || "no"} turning point${n === 1 ? "" : "s"}`;
-  const anger = longest_anger ? `; longest anger from ${clock(longest_anger.start_s)} to ${clock(longest_anger.end_s)}` : "";
-  return api.sentence(`${whose}${turns}${anger}`);
-}
-
-function explanationWords({ emotion, prob, times_s, bands_hz, importance }, start_s) {
-  let best = { value: -Infinity };
-  importance.forEach((row, band) =>
-    row.forEach((value, time) => {
-      if (value > best.value) best = { value, band, time };
-    }),
-  );
-  const hz = (value) => (value < 1000 ? `${Math.round(value / 10) * 10} Hz` : `${(value / 1000).toFixed(1)} kHz`);
-  const [lowest, highest] = [bands_hz[best.band], bands_hz[best.band + 1]];
-  const pitch = lowest < 20 ? `below ${hz(highest)}` : `${hz(lowest)} to ${hz(highest)}`;
-  const where = `${clock(start_s + times_s[best.time])} to ${clock(start_s + times_s[best.time + 1])}, ${pitch}`;
-  const points = Math.round(100 * best.value);
-  return [
-    swatch(emotion),
-    points < 1
-      ? `No single part made much of a difference to ${emotion} (${percent(prob)}).`
-      : `${emotion} has ${percent(prob)}. It rests most on ${where}: with that part silenced it falls by ${points} point${points > 1 ? "s" : ""}. Coloured parts speak for it, hatched ones against.`,
-  ];
 }
 
 // Controls ------------------------------------------------------------------------------------------------------
@@ -641,19 +420,16 @@ byId("back").addEventListener("click", () => {
   closeClip();
   onBack();
 });
-byId("explain").addEventListener("change", () => clip?.explain());
-byId("explain-emotion").addEventListener("change", ({ target }) => clip?.explain(target.value));
-byId("segments-filter").addEventListener("change", () => clip?.showRows());
-byId("segments-more").addEventListener("click", () => {
-  clip.nRows = Infinity;
-  clip.showRows();
-});
+byId("explain").addEventListener("change", () => clip?.spectrum.explain());
+byId("explain-emotion").addEventListener("change", ({ target }) => clip?.spectrum.explain(target.value));
+byId("segments-filter").addEventListener("change", () => clip?.table.showRows());
+byId("segments-more").addEventListener("click", () => clip?.table.showAll());
 byId("channels").addEventListener("change", ({ target }) => clip?.changeChannels(target.value));
 
 const redraw = () => {
   if (!isOpen() || byId("player").hidden) return;
   clip.draw();
-  clip.showSpectrum();
+  clip.spectrum.show();
 };
 document.addEventListener("themechange", redraw);
 let lastWidth = 0;
