@@ -104,7 +104,7 @@ $(VENV)/installed: pyproject.toml
 	@echo "setting up $(VENV): the lab, the tests and the tools; a few minutes the first time ..."
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python $(PIP) install $(TORCH)
-	@$(VENV)/bin/python $(PIP) install --editable ".[lab,web,vad,dev]"
+	@$(VENV)/bin/python $(PIP) install --editable ".[lab,web,vad,mic,dev]"
 	@touch $@
 
 $(DEMO_VENV)/installed: pyproject.toml
