@@ -2,9 +2,10 @@
 
 Two detectors tell speech from the rest, frame by frame (512 samples, 32 ms): Silero's network (extra ``vad``), and
 without it the level of the sound above its own background. Their frames become *regions*: speech between pauses of
-at least ``MIN_PAUSE_S``. A network that remembers answers a little differently whenever something else came before;
-so the edges of a region are set again by the sound itself, sample by sample: where its level first and last comes
-within ``EDGE_DB`` of its loudest moment. The same words then are the same region wherever they stand in a recording.
+at least ``MIN_PAUSE_S``, of which the detector may hear nothing when they are short: then the level tells. A network
+that remembers sets its edges a little differently whenever something else came before; so they are set again by the
+sound itself, sample by sample: where its level first and last comes within ``EDGE_DB`` of its loudest moment. The same
+words then are, as far as noise allows, the same region wherever they stand in a recording.
 
 Everything happens in pages of ``PAGE_FRAMES`` frames, which are the same whatever blocks the sound comes in.
 """

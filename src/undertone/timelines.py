@@ -3,10 +3,10 @@
 The method, step by step; the constants below are its only settings:
 
 1. The sound is decoded block by block, and speech is found in it (``undertone.speech``): regions between pauses,
-   whose edges are set by the sound alone. No answer crosses a pause, so the same words get the same answer
-   wherever they stand.
-2. The model learnt from clips that begin and end quietly: each region is heard with the sound around it, followed by a
-   little more of that room, mirrored.
+   whose edges are set by the sound. No answer crosses a pause, so that the same words get the same answer wherever
+   they stand.
+2. The model learnt from clips that begin and end quietly: each region is heard with the sound around it, half of the
+   pause at most, and ``FILL_S`` of that room mirrored.
 3. A region up to ``MAX_WHOLE`` times the model's recommended duration is heard whole. A longer one is heard in
    overlapping windows of that duration, evenly spaced from its start to its end; each tenth of a second has the mean of
    the calibrated probabilities of its windows, weighted towards their middles.
