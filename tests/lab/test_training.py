@@ -222,13 +222,13 @@ if where == "in the middle of epoch 2":
         return loss(*arguments)
     training._loss = dies_soon
 else:
-    write = training._write
+    write = training.write_file
     def half_written(path, content):
         if path.name == training.CHECKPOINT:
             path.with_name(f".{path.name}.part").write_bytes(content[: len(content) // 2])
             die()
         write(path, content)
-    training._write = half_written
+    training.write_file = half_written
 
 train, dev = pickle.loads(Path(clips).read_bytes())
 training.fit(parse_recipe(json.loads(recipe)), ("anger", "happiness", "sadness"), train, dev, run_dir, seed=3,
