@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -367,13 +368,15 @@ def test_a_terminal_and_ctrl_c(write_sound, make_speech, model_path):
     """The real command on a real terminal: bars move, Ctrl-C ends it, the cursor comes back."""
     import pty  # POSIX only
 
-    clip = write_sound("clip.wav", make_speech(1, 30.0))
+    clip = write_sound("clip.wav", make_speech(1, 30.0))  # in real time
     command = [sys.executable, "-m", "undertone", "listen", "--model", str(model_path), "--file", str(clip)]
     controller, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "90", "LINES": "30", "PYTHONIOENCODING": "utf-8"}
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore Ctrl-C
     with subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True
-    ) as process:
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True,
+        preexec_fn=listens,
+    ) as process:  # fmt: skip
         os.close(terminal)
         output = b""
         while output.count(b"%") < 3 * len(LABELS):  # a few pictures with answers
@@ -387,5 +390,6 @@ def test_a_terminal_and_ctrl_c(write_sound, make_speech, model_path):
     text = output.decode()
     assert "█" in text
     assert "16,000 Hz  tiny" in text
+    assert "00:30.0" not in text  # it did not just come to its end
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, shown again
     assert "Traceback" not in text

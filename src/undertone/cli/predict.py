@@ -15,9 +15,9 @@ from undertone.cli.terminal import (
     LateProgress,
     bar,
     complain,
+    error_line,
     fail,
     fit,
-    has_unicode,
     paint,
     printable,
     width_of,
@@ -192,7 +192,7 @@ def _print_rows(predictions: Iterable["Prediction"], clips: Sequence[Path], tall
     with progress:
         for prediction in tally.count(predictions, progress):
             if prediction.error is not None:
-                lines = _error_line(prediction)
+                lines = error_line(prediction.error)
             elif len(clips) == 1:
                 lines = _clip_lines(prediction, label)
             else:
@@ -230,8 +230,3 @@ def _row(prediction: "Prediction", path_width: int) -> str:
     drawn = f"{bar(confidence, SHORT_BAR_WIDTH):<{SHORT_BAR_WIDTH}}"
     named = paint(f"{emotion:<10}", "bold", COLOURS[emotion])
     return f"{path}  {named} {paint(drawn, COLOURS[emotion])} {paint(f'{confidence:6.1%}', 'dim')}"
-
-
-def _error_line(prediction: "Prediction") -> str:
-    mark = "✗" if has_unicode() else "x"
-    return f"{paint(mark, 'bold', 'red')} {paint(printable(prediction.error), 'red')}"  # the error names the file

@@ -170,3 +170,9 @@ class LateProgress:
             )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.n_done)
             self._bar.start()
+
+
+def error_line(message: str) -> str:
+    """Return the row of what could not be used; the message names the file."""
+    mark = "✗" if has_unicode() else "x"
+    return f"{paint(mark, 'bold', 'red')} {paint(printable(message), 'red')}"

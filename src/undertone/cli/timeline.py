@@ -17,6 +17,7 @@ from undertone.cli.terminal import (
     LateProgress,
     bar,
     complain,
+    error_line,
     fail,
     has_colours,
     has_unicode,
@@ -98,7 +99,7 @@ def run(
                 if isinstance(found, str):
                     n_failed += 1
                     if target.format is None:
-                        bar.print(_error_line(found))
+                        bar.print(error_line(found))
                     else:
                         complain(found)
                 elif target.format is None:
@@ -169,15 +170,18 @@ class _Writer:
             suffix = formats.TIMELINE_SUFFIXES.get(format, f".{format}")
             path = path / f"{self._names[recording]}{suffix}"
             with formats.open_output(path) as file:
-                formats.write_timeline(timeline, file, format, audio=_audio(recording, path.parent))
+                formats.write_timeline(timeline, file, format, audio=self._audio(recording, path.parent))
         elif self._file is None:
             self._file = self._stack.enter_context(formats.open_output(path))
             folder = Path.cwd() if path is None else path.parent
-            formats.write_timeline(timeline, self._file, format, audio=_audio(recording, folder))
+            formats.write_timeline(timeline, self._file, format, audio=self._audio(recording, folder))
         elif format is Format.CSV:
             formats.write_timeline_csv(timeline, self._file, header=False)
         else:
             formats.write_timeline(timeline, self._file, format)
+
+    def _audio(self, recording: Path, folder: Path) -> str | None:
+        return _audio(recording, folder) if self._target.format is Format.HTML else None
 
 
 def _names(recordings: Sequence[Path]) -> dict[Path, str]:
@@ -353,8 +357,3 @@ def _totals(totals: "ChannelTotals") -> Iterator[str]:
         yield f"    {len(turns):,} turning point{'s' * (len(turns) > 1)}: {first}{', ...' * (len(turns) > 2)}"
     if totals.longest_anger:
         yield f"    longest anger: {clock(totals.longest_anger.start_s)} – {clock(totals.longest_anger.end_s)}"
-
-
-def _error_line(message: str) -> str:
-    mark = "✗" if has_unicode() else "x"
-    return f"{paint(mark, 'bold', 'red')} {paint(printable(message), 'red')}"  # the error names the file

@@ -86,13 +86,18 @@ class Inference:
     def _dispatch(self) -> None:
         """Give every thread a batch, and one to go on with: it does not wait for the event loop in between."""
         while self._n_running < 2 * self.threads:
-            name = max(self._waiting, key=lambda name: len(self._waiting[name]))
-            if not self._waiting[name]:
+            name = self._next_model()
+            if name is None:
                 return
             batch = _take_batch(self._waiting[name])
             self._n_running += 1
             run = asyncio.get_running_loop().run_in_executor(self._clips, _predict, self.recognizers[name], batch)
             run.add_done_callback(lambda run, batch=batch: self._finish(run, batch))
+
+    def _next_model(self) -> str | None:
+        """Return the model whose first clip waits longest, or None: a busy model must not starve another one."""
+        busy = [name for name, clips in self._waiting.items() if clips]
+        return min(busy, key=lambda name: self._waiting[name][0].since_s, default=None)
 
     def _add_waiting(self, seconds: float) -> None:
         self._waiting_s += seconds
@@ -119,7 +124,9 @@ class Inference:
 class _Clip:
     def __init__(self, waveform: np.ndarray) -> None:
         self.waveform = waveform
-        self.answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.since_s = loop.time()
+        self.answer: asyncio.Future[Prediction] = loop.create_future()
 
 
 def _take_batch(waiting: list[_Clip]) -> list[_Clip]:
