@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 
 from undertone.audio import load_waveform
 from undertone.cli.commands import app as commands
+from undertone.model_file import DEFAULT_MODEL
+from undertone.recognizer import BATCH_SIZE
 from undertone.serve.app import create_app
 from undertone.serve.decoding import DecodeError, DecodePool
 from undertone.serve.errors import Refused, Room
+from undertone.serve.inference import Inference
 from undertone.serve.service import Service
 from undertone.serve.settings import Settings, SettingsError, environment_name
 from undertone.serve.uploads import check_content_type, split_files
@@ -335,3 +338,27 @@ def test_a_decoder_that_cannot_be_started_is_tried_again(monkeypatch, clip, capl
     monkeypatch.setattr("undertone.serve.decoding.subprocess.Popen", fail_once)
     np.testing.assert_array_equal(decode(clip), load_waveform(clip))
     assert "too many open files" in caplog.text
+
+
+def test_a_busy_model_starves_no_other(model_path):
+    """Clips of both models, more of the first one: the run after the first is that of the clip that came second."""
+
+    async def order():
+        inference = Inference((DEFAULT_MODEL, str(model_path)), threads=1)
+        busy, rare = inference.recognizers.values()
+        inference._n_running = 2  # as if all were taken: everybody waits
+        second = np.zeros(16_000, np.float32)
+        clips = [busy, rare, *[busy] * 20]
+        waiting = [asyncio.ensure_future(inference.predict(recognizer, second)) for recognizer in clips]
+        await asyncio.sleep(0)
+        chosen = []
+        while (name := inference._next_model()) is not None:
+            chosen.append(name)
+            del inference._waiting[name][: BATCH_SIZE if name == busy.card.name else 1]
+        for task in waiting:
+            task.cancel()
+        inference.close()
+        return chosen, busy.card.name, rare.card.name
+
+    chosen, busy, rare = asyncio.run(order())
+    assert chosen[:2] == [busy, rare]
