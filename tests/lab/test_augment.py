@@ -21,6 +21,7 @@ from undertone.lab.augment import (
     change_gain,
     change_speed,
     check_steps,
+    draw_equaliser,
     draw_masks,
     draw_noise,
     draw_speed,
@@ -174,6 +175,16 @@ def test_a_mask_wider_than_the_axis_is_cut(rng):
     assert draw_masks(rng, 50, 1, 100, 10).shape == (50, 10)
 
 
+def test_an_equaliser_is_straight_between_points_and_zero_on_the_average(rng):
+    gains = draw_equaliser(rng, 200, 51, 6.0)
+    assert gains.shape == (200, 51) and gains.dtype == np.float32
+    np.testing.assert_allclose(gains.mean(axis=1), 0, atol=1e-5)
+    assert 6 < np.abs(gains).max() < 12 and np.abs(np.diff(gains, axis=1)).max() <= 12 / 10 + 1e-5
+    bends = np.abs(np.diff(gains, n=2, axis=1)).max(axis=0) > 1e-4
+    assert np.flatnonzero(bends).tolist() == [9, 19, 29, 39]  # points stand at every tenth band
+    assert not draw_equaliser(rng, 3, 20, 0.0).any()
+
+
 def test_mix_of_two_rows():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [4.0, 8.0]])
     mixed = mix(rows, torch.tensor([1, 2, 2]), 0.75)
@@ -185,9 +196,10 @@ def test_mix_of_two_rows():
     [
         lambda rng: draw_noise(rng, (2, 50)),
         lambda rng: draw_masks(rng, 3, 2, 5, 40),
+        lambda rng: draw_equaliser(rng, 3, 40, 6.0),
         lambda rng: np.array([draw_speed(rng, AugmentConfig(speed=0.1)) for _ in range(5)]),
     ],
-    ids=["noise", "masks", "speed"],
+    ids=["noise", "masks", "equaliser", "speed"],
 )
 def test_one_generator_gives_one_draw(draw):
     first, again, other = (draw(np.random.default_rng(seed)) for seed in (7, 7, 8))

@@ -130,7 +130,18 @@ def test_help_shows_its_examples_on_one_line_each(undertone, path, command, colu
 
 def test_commands_come_in_the_order_in_which_one_needs_them(undertone):
     listed = re.findall(r"^│ (\w+) ", undertone("--help").stdout, re.MULTILINE)
-    assert listed == ["corpora", "recipes", "train", "evaluate", "test", "export", "search", "table", "features"]
+    assert listed == [
+        "corpora",
+        "recipes",
+        "train",
+        "evaluate",
+        "test",
+        "export",
+        "search",
+        "study",
+        "table",
+        "features",
+    ]
 
 
 def test_help_names_every_protocol(undertone):

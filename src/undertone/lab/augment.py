@@ -59,6 +59,7 @@ from undertone.lab.effects import (
     transcode,
 )
 
+N_EQUALISER_POINTS = 6
 LATER = {"later": True}  # a field added after others: left out of a recipe's hash while it has its default
 
 
@@ -100,6 +101,9 @@ class AugmentConfig:
         Narrow-band telephone: how often.
     codec_probability, min_codec_quality, max_codec_quality
         Vorbis, Opus or MP3, whichever is drawn: how often, and how good, 0 to 1.
+    equaliser_db
+        Other microphones: a smooth curve over the bands of a log-mel, this far up or down at most, zero on the average
+        (FilterAugment, Nam et al. 2022, arXiv:2110.03282, in its linear form).
     """
 
     speed: float = 0.0
@@ -136,6 +140,7 @@ class AugmentConfig:
     codec_probability: float = field(default=0.0, metadata=LATER)
     min_codec_quality: float = field(default=0.0, metadata=LATER)
     max_codec_quality: float = field(default=0.7, metadata=LATER)
+    equaliser_db: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         for probability, step in self.waveform_steps():
@@ -494,6 +499,16 @@ def warp_spectrogram(features: Tensor, tempo: Tensor, warp: Tensor) -> Tensor:
         dim=3,
     )  # (B, F, T, 2)
     return F.grid_sample(features[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0]
+
+
+def draw_equaliser(rng: np.random.Generator, n_rows: int, n_bands: int, max_db: float) -> np.ndarray:
+    """Gains of an equaliser, (n_rows, n_bands) float32 in dB: straight between six points, mean zero."""
+    points = rng.uniform(-max_db, max_db, (n_rows, N_EQUALISER_POINTS))
+    place = np.linspace(0, N_EQUALISER_POINTS - 1, n_bands)
+    left = np.minimum(place.astype(int), N_EQUALISER_POINTS - 2)
+    share = place - left
+    gains = points[:, left] * (1 - share) + points[:, left + 1] * share
+    return (gains - gains.mean(axis=1, keepdims=True)).astype(np.float32)
 
 
 def draw_masks(rng: np.random.Generator, n_rows: int, n_masks: int, max_width: int, size: int) -> np.ndarray:

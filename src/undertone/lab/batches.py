@@ -22,6 +22,7 @@ from undertone.lab.augment import (
     augment_waveforms,
     change_gain,
     change_speed,
+    draw_equaliser,
     draw_masks,
     draw_noise,
     draw_speed,
@@ -30,6 +31,7 @@ from undertone.lab.augment import (
 )
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.features import FrontEnd
+from undertone.lab.features.feature import frame_mask
 from undertone.lab.recipes import Recipe
 
 FEATURE_BATCH = 32
@@ -180,6 +182,9 @@ def augment_batch(
             features = warp_spectrogram(features, tempo, draw(1 - config.warp, 1 + config.warp))
             n_valid = torch.minimum((n_valid / tempo).ceil().long(), torch.full_like(n_valid, features.shape[2]))
         n_bands, n_frames = features.shape[1:]
+        if config.equaliser_db:
+            gains = torch.from_numpy(draw_equaliser(rng, n, n_bands, config.equaliser_db)).to(device) / front_end.scale
+            features = features + gains[:, :, None] * frame_mask(n_valid, n_frames)[:, None]
         max_frames = int(config.max_mask_s * (front_end.features.frames_per_second or 0))
         band_mask = draw_masks(rng, n, config.n_band_masks, config.max_mask_bands, n_bands)
         time_mask = draw_masks(rng, n, config.n_time_masks, max_frames, n_frames)

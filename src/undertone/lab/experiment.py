@@ -532,11 +532,40 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
         allowed = np.array([[name in CORPUS_CLASSES[corpus] for name in classes] for corpus in corpora])
         own = np.where(allowed, probs, 0)
         report["restricted"] = scores(target, own / own.sum(axis=1, keepdims=True), classes=classes, **who)
+    if dataset is not None and (voted := _score_votes(dataset, tested, probs, classes)):
+        report["voted"] = voted
     sex_of = {clip["speaker"]: clip["sex"] for clip in tested}
     for part in (overall, *(values for kinds in report.get("corpora", {}).values() for values in kinds.values())):
         for speaker, row in part["per_speaker"].items():
             row["sex"] = sex_of[speaker]
     return report
+
+
+def _score_votes(
+    dataset: Dataset, tested: Sequence[dict[str, Any]], probs: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """Compare answers with what a corpus's listeners heard, where it says so; clips they were tied on are left out.
+
+    Beside the model's UAR and WAR against the votes stands ``acted_war``: how often the actors' own intention, the
+    label that everything else is scored by, agrees with the listeners.
+    """
+    votes = {clip.utterance_id: clip.voted_emotion for clip in dataset.utterances if len(clip.voted_emotion) == 1}
+    rows = [row for row, clip in enumerate(tested) if clip["id"] in votes]
+    if not rows:
+        return None
+    corpora = sorted({tested[row]["corpus"] for row in rows})
+    allowed = np.array([[name in CORPUS_CLASSES[tested[row]["corpus"]] for name in classes] for row in rows])
+    predicted = np.where(allowed, probs[rows], -1).argmax(axis=1)
+    heard = np.array([classes.index(votes[tested[row]["id"]][0]) for row in rows])
+    meant = np.array([classes.index(tested[row]["emotion"]) for row in rows])
+    hit = predicted == heard
+    return {
+        "corpora": corpora,
+        "n_utterances": len(rows),
+        "uar": float(np.mean([hit[heard == c].mean() for c in np.unique(heard)])),
+        "war": float(hit.mean()),
+        "acted_war": float((meant == heard).mean()),
+    }
 
 
 def _score_fold(fold: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def scores_for_card(report: Mapping[str, Any], command: str) -> dict[str, Any]:
             corpus: _compact(both["restricted"]) | {"unrestricted": _figures_of(both["unrestricted"])}
             for corpus, both in report["corpora"].items()
         }
-    return card
+    return card | {name: report[name] for name in ("voted", "conditions") if name in report}
 
 
 def _compact(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def fit(
     run_dir.mkdir(parents=True, exist_ok=True)
     _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
 
+    torch.set_flush_denormal(True)  # numbers below 1e-38 change no weight, and processors take long over them
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
     front_end = model.front_end

@@ -13,7 +13,7 @@ from undertone.cli.plain_help import Group
 from undertone.cli.terminal import complain, fail
 
 RUNS = Path("runs")
-COMMANDS = ["corpora", "recipes", "train", "evaluate", "test", "export", "search", "table", "features"]
+COMMANDS = ["corpora", "recipes", "train", "evaluate", "test", "export", "search", "study", "table", "features"]
 EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 
 

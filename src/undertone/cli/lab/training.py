@@ -160,6 +160,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    conditions: Annotated[
+        bool,
+        typer.Option("--conditions", help="Ask about the test clips again in noise, rooms, telephones and codecs."),
+    ] = False,
     out: RunFolder = None,
     epochs: Epochs = None,
     seed: Seed = 0,
@@ -187,6 +191,7 @@ def evaluate(
       [cyan]undertone lab evaluate ravdess-speaker undertone-small --data corpora[/cyan]
       [cyan]undertone lab evaluate pooled-speaker undertone-small --folds 0,4[/cyan]
       [cyan]undertone lab evaluate tess-speaker mine.toml --extra-train crema-d[/cyan]
+      [cyan]undertone lab evaluate pooled-speaker undertone-small --conditions[/cyan]
 
     The run folder gets report.html and report.json. A finished fold is never run
     again: stop at any moment, and give the same command to go on. The exit code is 1
@@ -215,6 +220,8 @@ def evaluate(
             on_decode=on_decode,
             on_epoch=on_epoch,
         )
+    if conditions:
+        report |= {"conditions": _measure_conditions(need_root(data), report, folder)}
     path = write_report(report, folder)
     if as_json:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"))
@@ -222,10 +229,25 @@ def evaluate(
         from rich.console import Console
 
         Console().print(summary_table(report))
+        for name, lost in report.get("conditions", {"lost": {}})["lost"].items():
+            typer.echo(f"  {name}: {100 * lost:.1f} points of UAR lost")
         typer.echo(f"report: {printable(path)}")
     if n_unreadable := len(report["unreadable"]):
         typer.echo(f"{n_unreadable:,} clips could not be used; the report names them", err=True)
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _measure_conditions(root: Path, report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from undertone.lab.evaluation import get_protocol
+    from undertone.lab.experiment import load_dataset
+    from undertone.lab.recipes import parse_recipe
+    from undertone.lab.robustness import measure_conditions
+
+    wanted = get_protocol(report["protocol"])
+    corpora = None if wanted.optional_corpora else [*wanted.corpora, *report["extra_train"]]
+    dataset = load_dataset(root, corpora, recipe=parse_recipe(report["recipe"]))
+    with decoding("conditions") as on_condition:
+        return measure_conditions(folder, report["folds"], dataset, on_condition=on_condition)
 
 
 @app.command("test", cls=Command, no_args_is_help=True)

@@ -29,6 +29,9 @@ class SEResNet(nn.Module):
         Size of the embedding.
     dropout
         Before the embedding and the classifier.
+    stem_bands
+        How many bands the first convolution takes together. Four instead of two saves half of the training time: the
+        first stage, of few channels on a large map, is otherwise the slowest.
     """
 
     def __init__(
@@ -42,11 +45,12 @@ class SEResNet(nn.Module):
         n_hidden: int = 256,
         n_embedding: int = 128,
         dropout: float = 0.3,
+        stem_bands: int = 2,
     ):
         super().__init__()
         if not 1 <= time_stages <= len(widths):
             raise ValueError(f"time_stages must be 1 to {len(widths)}, the number of stages, got {time_stages}")
-        self.stem = ConvNorm2d(1, widths[0], 5, stride=(2, 2))
+        self.stem = ConvNorm2d(1, widths[0], 5, stride=(stem_bands, 2))
         blocks, strides, n_in = [], [], widths[0]
         for stage, width in enumerate(widths):
             for block in range(n_blocks):
@@ -58,8 +62,8 @@ class SEResNet(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.strides = tuple(strides)
         self.frame_stride = 2**time_stages
-        n_bands = n_features
-        for _ in widths:
+        n_bands = -(-n_features // stem_bands)
+        for _ in widths[1:]:
             n_bands = -(-n_bands // 2)
         self.project = nn.Sequential(nn.Conv1d(n_in * n_bands, n_hidden, 1, bias=False), nn.BatchNorm1d(n_hidden))
         self.pool = AttentiveStatsPool(n_hidden)

@@ -1,0 +1,91 @@
+"""Studies: variations of a recipe on speakers who are not tested, seed by seed, nothing trained twice."""
+
+# ruff: noqa: E402 - imports follow the check that torch is there
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from undertone.lab import study
+from undertone.lab.evaluation import FOLDS
+from undertone.lab.experiment import load_dataset
+from undertone.lab.recipes import RecipeError, build_model
+from undertone.lab.study import BASE, StudyError, build_study_split, run_study, run_trial, vary
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
+
+PROTOCOL = "ravdess-speaker"
+
+
+@pytest.fixture(scope="module")
+def dataset(ravdess_root, evaluated):
+    return load_dataset(ravdess_root, cache_dir=evaluated[2])
+
+
+def test_a_change_is_read_as_toml(quick_recipe):
+    changed = vary(quick_recipe, "network.widths=[4, 6]; training.optimizer='adam'; normalise='band'")
+    assert (changed.network["widths"], changed.training.optimizer, changed.normalise) == ([4, 6], "adam", "band")
+    assert vary(quick_recipe, BASE) is quick_recipe
+    assert vary(quick_recipe, "training.lr=0.02") == quick_recipe  # what it is already
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ("training.lr", StudyError, "section.key=value"),
+        ("training.lr=fast", StudyError, "section.key=value"),
+        ("training.lr.peak=1", StudyError, "names no value"),
+        ("training.rate=1", RecipeError, "unknown key 'rate'"),
+        ("network.widths=3", RecipeError, "does not fit together"),
+    ],
+)
+def test_a_change_that_cannot_be_made_says_why(quick_recipe, change, error, words):
+    with pytest.raises(error, match=words):
+        build_model(vary(quick_recipe, change), 8)
+
+
+def test_dev_speakers_are_those_of_the_dev_folds_and_nobody_is_tested(dataset):
+    split = build_study_split(dataset, PROTOCOL, [1, 4])
+    speakers = [{dataset.utterances[row].speaker_id for row in part} for part in (split.train, split.dev)]
+    assert speakers[1] == {*FOLDS["ravdess"][1], *FOLDS["ravdess"][4]}
+    assert not speakers[0] & speakers[1] and len(speakers[0]) == 24 - len(speakers[1])
+    assert not len(split.test)
+
+
+@pytest.mark.parametrize(("protocol", "folds"), [("crema-d-random", [0]), (PROTOCOL, [0, 1, 2, 3, 4, 5])])
+def test_a_split_that_cannot_be_says_why(dataset, protocol, folds):
+    with pytest.raises(StudyError):
+        build_study_split(dataset, protocol, folds)
+
+
+def test_a_trial_scores_the_last_weights_on_all_dev_clips(dataset, quick_recipe, tmp_path):
+    result = run_trial(dataset, quick_recipe, PROTOCOL, [0], tmp_path, seed=3, accelerator="cpu")
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result["n_clips"] == {"ravdess": 32} and result["n_train"] == 160
+    assert 0 <= result["uar"]["ravdess"] <= 1
+    assert result["mean_uar"] == result["uar"]["ravdess"]
+
+
+def test_a_study_compares_seed_by_seed_and_goes_on(ravdess_root, quick_recipe, evaluated, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERTONE_CACHE", str(evaluated[2]))
+    change = "training.lr=0.0001"
+    arguments = {"protocol": PROTOCOL, "dev_folds": [0], "accelerator": "cpu"}
+    told = []
+    rows = run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], **arguments,
+                     on_trial=lambda *values: told.append(values[:2]))  # fmt: skip
+    assert sorted(told) == sorted((c, seed) for c in (BASE, change) for seed in (0, 1))
+    assert [row["change"] for row in rows] == [BASE, change]
+    assert (rows[0]["difference"], rows[0]["difference_deviation"]) == (0, 0)
+    found = {(json.loads(path.read_text())["recipe_hash"], json.loads(path.read_text())["seed"]): json.loads(
+        path.read_text())["mean_uar"] for path in tmp_path.glob("*/*/result.json")}  # fmt: skip
+    hashes = [quick_recipe.hash, vary(quick_recipe, change).hash]
+    differences = [found[hashes[1], seed] - found[hashes[0], seed] for seed in (0, 1)]
+    assert rows[1]["difference"] == pytest.approx(np.mean(differences))
+    assert rows[1]["difference_deviation"] == pytest.approx(np.std(differences, ddof=1))
+
+    monkeypatch.setattr(study, "_run_trial_alone", None)  # nothing is left to train
+    assert run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], **arguments) == rows
+    with pytest.raises(StudyError, match="other dev folds"):
+        run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], protocol=PROTOCOL, dev_folds=[2])
