@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from undertone.lab import robustness
 from undertone.lab.experiment import load_dataset
-from undertone.lab.robustness import CLEAN, CONDITIONS, measure_conditions
+from undertone.lab.robustness import CLEAN, CONDITIONS, INT8, measure_conditions
 from undertone.lab.training import TrainingError
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
@@ -27,8 +27,19 @@ def measured(evaluated, dataset):
     return measure_conditions(evaluated[0], [0, 1], dataset)
 
 
+def test_of_the_8_bit_weights_a_whole_report_is_kept(evaluated, measured):
+    report = measured["int8"]
+    assert report["scores"]["n_utterances"] == 64 and len(report["per_fold"]) == 2
+    assert report["scores"]["uar"] == pytest.approx(measured["conditions"]["uar"][INT8]["ravdess"])
+    fold = json.loads((evaluated[0] / "fold-0" / "fold.json").read_text())
+    stored = json.loads((evaluated[0] / "fold-0" / "conditions.json").read_text())
+    apart = np.abs(np.array(stored["logits"][INT8]) - np.array(fold["test_logits"])).max()
+    assert 1e-5 < apart < 0.5  # rounded, and not by much
+
+
 def test_clean_is_the_test_score_and_lost_is_the_difference(evaluated, measured):
-    assert list(measured["uar"]) == [CLEAN, *CONDITIONS]
+    measured = measured["conditions"]
+    assert list(measured["uar"]) == [CLEAN, *CONDITIONS, INT8]
     folds = [json.loads((evaluated[0] / f"fold-{fold}" / "fold.json").read_text()) for fold in (0, 1)]
     classes = folds[0]["classes"]
     target = np.array([classes.index(clip["emotion"]) for fold in folds for clip in fold["test"]])
@@ -57,7 +68,7 @@ def test_a_condition_is_asked_once_and_again_when_it_changes(evaluated, dataset,
     louder = {"louder": [{"kind": "gain", "gain_db": 6}]}
     kept = (evaluated[0] / "fold-0" / "conditions.json").read_text()
     monkeypatch.setattr(robustness, "CONDITIONS", louder)
-    assert list(measure_conditions(evaluated[0], [0], dataset)["uar"]) == [CLEAN, "louder"]
+    assert list(measure_conditions(evaluated[0], [0], dataset)["conditions"]["uar"]) == [CLEAN, "louder", INT8]
     (evaluated[0] / "fold-0" / "conditions.json").write_text(kept)
 
 

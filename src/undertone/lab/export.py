@@ -25,6 +25,7 @@ from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import softmax
 from undertone.lab.nets.keras import onnx_translations
 from undertone.lab.recipes import EmotionModel, build_model, n_parameters, parse_recipe
+from undertone.lab.rounding import round_weights, store_weights_as_int8
 from undertone.lab.training import CHECKPOINT
 from undertone.model_file import Card, TrainingCorpus, open_model, write_card
 
@@ -118,6 +119,7 @@ def export_run(
     description: str,
     scores: Mapping[str, Any] | None = None,
     merge_calm: bool = False,
+    int8: bool = False,
     model_version: str | None = None,
 ) -> Card:
     """Write the model file of a finished run.
@@ -132,6 +134,8 @@ def export_run(
         Measured scores by protocol for the card.
     merge_calm
         Add calm's probability to neutral's.
+    int8
+        Round the network's weights to 8 bits, and store them so: a quarter of the size.
 
     Raises
     ------
@@ -144,8 +148,12 @@ def export_run(
     model, result = load_run(run_dir)
     classes = tuple(result["classes"])
     labels = tuple(label for label in classes if not (merge_calm and label in MERGED))
+    if int8:
+        round_weights(model.network)
     exported = ExportedModel(model, classes, labels, result["temperature"]).eval()
     onnx_bytes = to_onnx(exported)
+    if int8:
+        onnx_bytes = store_weights_as_int8(onnx_bytes)
     corpora = tuple(_training_corpus(name, heard, result["dev"]) for name, heard in result["train_corpora"].items())
     draft = {
         "name": name,

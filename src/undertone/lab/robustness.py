@@ -16,11 +16,13 @@ from undertone.files import write_file
 from undertone.lab.augment import apply_steps
 from undertone.lab.data import Waveforms, to_float, to_int16
 from undertone.lab.evaluation import CORPUS_CLASSES
-from undertone.lab.experiment import FOLD_FILE, Dataset
+from undertone.lab.experiment import FOLD_FILE, Dataset, summarise
 from undertone.lab.export import load_run
+from undertone.lab.rounding import round_weights
 from undertone.lab.training import TrainingError, compute_logits
 
 CLEAN = "clean"
+INT8 = "weights in 8 bits"  # the clean clips, heard by what a file with weights in 8 bits holds
 CONDITIONS_FILE = "conditions.json"
 CONDITIONS: dict[str, list[dict[str, Any]]] = {
     "babble, 10 dB": [{"kind": "babble", "snr_db": 10, "n_voices": 5}],
@@ -37,7 +39,7 @@ N_OTHERS = 5  # voices of the babble, of speakers the fold has trained on: none 
 def test_conditions(
     fold_dir: Path, dataset: Dataset, *, on_condition: Callable[[int, int], None] | None = None
 ) -> dict[str, list[list[float]]]:
-    """Logits of a finished fold's test clips under each of ``CONDITIONS``, in the order of ``fold.json``.
+    """Logits of a finished fold's test clips under each of ``CONDITIONS`` and ``INT8``, in the order of ``fold.json``.
 
     Raises
     ------
@@ -58,14 +60,21 @@ def test_conditions(
     logits = {}
     for done, (name, steps) in enumerate(CONDITIONS.items(), 1):
         altered = Waveforms(tuple(_alter(dataset, row, steps, babblers) for row in chosen), ("",) * len(chosen), {})
-        logits[name] = [[round(float(value), 5) for value in row] for row in compute_logits(model, altered)]
+        logits[name] = _rounded(compute_logits(model, altered))
         if on_condition is not None:
             on_condition(done, len(CONDITIONS))
+    unaltered = dataset.waveforms.select(chosen)
+    model.network = round_weights(model.network)
+    logits[INT8] = _rounded(compute_logits(model, unaltered))
     write_file(path, json.dumps({**identity, "logits": logits}))
     return logits
 
 
 test_conditions.__test__ = False  # type: ignore[attr-defined]  # a function of ours, not a test for pytest
+
+
+def _rounded(logits: np.ndarray) -> list[list[float]]:
+    return [[round(float(value), 5) for value in row] for row in logits]
 
 
 def _alter(dataset: Dataset, row: int, steps: list[dict[str, Any]], babblers: list[int]) -> np.ndarray:
@@ -83,13 +92,14 @@ def measure_conditions(
     *,
     on_condition: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """UAR of a run under each condition, by corpus, and how much was lost; for a report's ``conditions``.
+    """Scores of a run under each condition, to be added to its report.
 
     Returns
     -------
     dict
-        ``uar``: condition (``"clean"`` first) -> corpus -> UAR over the folds' test clips, each clip among the emotions
-        of its corpus. ``lost``: condition -> mean over corpora of the clean UAR minus the condition's.
+        ``conditions``: ``uar``, condition (``"clean"`` first) -> corpus -> UAR over the folds' test clips, each clip
+        among the emotions of its corpus; ``lost``, condition -> mean over corpora of the clean UAR minus the
+        condition's. ``int8``: what of the report is another with weights in 8 bits.
     """
     found = [json.loads((run_dir / f"fold-{fold}" / FOLD_FILE).read_text()) for fold in folds]
     n_all = len(folds) * len(CONDITIONS)
@@ -107,7 +117,14 @@ def measure_conditions(
     clean = uars[CLEAN]
     lost = {name: float(np.mean([clean[corpus] - own[corpus] for corpus in clean]))
             for name, own in uars.items() if name != CLEAN}  # fmt: skip
-    return {"uar": uars, "lost": lost}
+    int8 = summarise(
+        [fold | {"test_logits": rows.tolist()} for fold, rows in zip(found, logits[INT8], strict=True)], dataset
+    )
+    kept = ("scores", "per_fold", "mean_uar", "corpora", "restricted", "voted")
+    return {
+        "conditions": {"uar": uars, "lost": lost},
+        "int8": {key: int8[key] for key in kept if key in int8},
+    }
 
 
 def _uar_by_corpus(

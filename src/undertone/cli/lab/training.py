@@ -162,7 +162,10 @@ def evaluate(
     ] = None,
     conditions: Annotated[
         bool,
-        typer.Option("--conditions", help="Ask about the test clips again in noise, rooms, telephones and codecs."),
+        typer.Option(
+            "--conditions",
+            help="Ask about the test clips again: in noise, rooms, telephones and codecs, and with weights in 8 bits.",
+        ),
     ] = False,
     out: RunFolder = None,
     epochs: Epochs = None,
@@ -221,7 +224,7 @@ def evaluate(
             on_epoch=on_epoch,
         )
     if conditions:
-        report |= {"conditions": _measure_conditions(need_root(data), report, folder)}
+        report |= _measure_conditions(need_root(data), report, folder)
     path = write_report(report, folder)
     if as_json:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"))
@@ -301,6 +304,7 @@ def export(
         typer.Option("--name", metavar="NAME", help="The model's name, if not the file's.", show_default=False),
     ] = None,
     merge_calm: Annotated[bool, typer.Option("--merge-calm", help="Seven emotions: count calm as neutral.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Weights in 8 bits: a quarter of the size.")] = False,
     scores: Annotated[
         list[Path] | None,
         typer.Option(
@@ -323,6 +327,7 @@ def export(
 
       [cyan]undertone lab export RUN -o mine.onnx --data corpora[/cyan]
       [cyan]undertone lab export RUN -o mine.onnx --merge-calm --scores report.json[/cyan]
+      [cyan]undertone lab export RUN -o small.onnx --int8 --scores report.json[/cyan]
     """
     from undertone.lab.corpora import load
     from undertone.lab.experiment import parity_clips
@@ -335,14 +340,20 @@ def export(
     reports = [_read_report(path) for path in scores or ()]
     if other := next((r for r in reports if r["recipe_hash"] != described["recipe_hash"]), None):
         fail(f"the report on {other['protocol']} is of another recipe ({other['recipe_hash']}): not this model's")
+    if int8:
+        if missing := next((r for r in reports if "int8" not in r), None):
+            fail(f"the report on {missing['protocol']} says nothing of weights in 8 bits; evaluate with --conditions")
+        reports = [report | report["int8"] for report in reports]
+    described_as = described["recipe"]["description"] + ("; weights in 8 bits" if int8 else "")
     card = export_run(
         run,
         out,
         parity_clips(load(need_root(data))),
         name=name or out.stem,
-        description=described["recipe"]["description"],
+        description=described_as,
         scores={r["protocol"]: scores_for_card(r, command_of(r)) for r in reports},
         merge_calm=merge_calm,
+        int8=int8,
     )
     if as_json:
         typer.echo(card.to_json())
