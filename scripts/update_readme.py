@@ -47,9 +47,35 @@ def _score_section(protocol: str, scores: Mapping[str, Any]) -> str:
             f"Expected calibration error {_number(scores, 'ece')}, "
             f"before the temperature {_number(scores, 'ece_uncalibrated')}."
         )
+    if gap := scores.get("sex_gap"):
+        parts.append(f"UAR of women minus that of men: {100 * gap['gap']:+.1f} points.")
+    if "conditions" in scores:
+        parts.append(_conditions_table(scores["conditions"]))
+    if "voted" in scores:
+        parts.append(_voted_words(scores["voted"]))
     if "command" in scores:
         parts.append(f"Measured by `{scores['command']}`.")
     return "\n\n".join(parts)
+
+
+def _conditions_table(conditions: Mapping[str, Any]) -> str:
+    corpora = list(conditions["uar"]["clean"])
+    rows = (
+        (name, *(f"{uar[corpus]:.3f}" for corpus in corpora),
+         "" if name == "clean" else f"{100 * conditions['lost'][name]:.1f}")
+        for name, uar in conditions["uar"].items()
+    )  # fmt: skip
+    folders = [CORPORA[name].folder if name in CORPORA else name for name in corpora]
+    return _table(("the same test clips", *folders, "points of UAR lost"), rows)
+
+
+def _voted_words(voted: Mapping[str, Any]) -> str:
+    names = " and ".join(CORPORA[name].folder if name in CORPORA else name for name in voted["corpora"])
+    return (
+        f"Against what the listeners of {names} heard, not what the actors meant ({voted['n_utterances']:,} clips on "
+        f"which they agreed): UAR {voted['uar']:.3f}, WAR {voted['war']:.3f}; what the actors meant agrees with the "
+        f"listeners in {voted['acted_war']:.3f} of these clips."
+    )
 
 
 def _folds_run(protocol: str, scores: Mapping[str, Any]) -> str:
@@ -192,9 +218,9 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def generated_parts() -> dict[str, Callable[[], str]]:
-    """Return the functions that write each part, by the part's name."""
-    path = installed_models().get(DEFAULT_MODEL)
+def generated_parts(model: str = DEFAULT_MODEL) -> dict[str, Callable[[], str]]:
+    """Return the functions that write each part, by the part's name; ``model`` is whom scores and facts are about."""
+    path = installed_models().get(model)
     return {
         "scores": lambda: score_tables(read_card(path)) if path else NO_MODEL,
         "model": lambda: model_facts(read_card(path), path.stat().st_size) if path else NO_MODEL,
@@ -233,12 +259,21 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(cards)]
 
 
+def model_of(page: Path) -> str:
+    """Whom a page is about: a card page's own model, elsewhere the default."""
+    return page.stem if page.parent.name == "models" else DEFAULT_MODEL
+
+
 def find_outdated() -> list[Path]:
     """Return the pages of which a generated part is out of date; the demo's output is not looked at."""
-    parts = generated_parts()
-    del parts["demo-output"]
-    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
-    return [page for page, text in texts.items() if fill(text, parts) != text]
+    outdated = []
+    for page in pages():
+        parts = generated_parts(model_of(page))
+        del parts["demo-output"]
+        text = page.read_text(encoding="utf-8")
+        if fill(text, parts) != text:
+            outdated.append(page)
+    return outdated
 
 
 def main() -> int:
@@ -248,10 +283,9 @@ def main() -> int:
         if outdated:
             print(f"out of date: {', '.join(outdated)}; run: make readme")
         return 1 if outdated else 0
-    parts = generated_parts()
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        if (filled := fill(text, parts)) != text:
+        if (filled := fill(text, generated_parts(model_of(page)))) != text:
             temporary = page.with_suffix(".md.new")
             temporary.write_text(filled, encoding="utf-8")
             temporary.replace(page)

@@ -218,6 +218,12 @@ def test_score_tables_show_what_the_card_says():
             },
             "ece": 0.03,
             "ece_uncalibrated": 0.125,
+            "sex_gap": {"female": 0.71, "male": 0.69, "gap": 0.02},
+            "conditions": {
+                "uar": {"clean": {"ravdess": 0.71234, "savee": 0.5}, "telephone": {"ravdess": 0.7, "savee": 0.4}},
+                "lost": {"telephone": 0.0562},
+            },
+            "voted": {"corpora": ["crema-d"], "n_utterances": 1234, "uar": 0.5, "war": 0.6, "acted_war": 0.4},
         },
         "ravdess-speaker": {"folds": [0, 1, 2, 3, 4, 5], "uar": 0.63, "per_fold": [{"uar": 0.6}, 0.66]},
         "mystery": {},
@@ -227,6 +233,9 @@ def test_score_tables_show_what_the_card_says():
     assert "**`pooled-speaker`**, folds 0, 4 of 6 (counted from 0)" in text
     assert "| RAVDESS | 8 | 8 | 1,440 | 0.712 [0.650, 0.780] | 0.700 | 0.690 | 0.125 |" in text
     assert "| SAVEE |  |  |  | 0.500 | - | - |  |" in text
+    assert "women minus that of men: +2.0 points" in text
+    assert "| telephone | 0.700 | 0.400 | 5.6 |" in text and "| clean | 0.712 | 0.500 |  |" in text
+    assert "listeners of CREMA-D heard" in text and "1,234 clips" in text and "UAR 0.500, WAR 0.600" in text
     assert "calibration error 0.030, before the temperature 0.125" in text
     assert "**`ravdess-speaker`**, all 6 folds" in text
     assert "| UAR | 0.600 | 0.660 |" in text

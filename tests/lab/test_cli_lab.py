@@ -539,6 +539,10 @@ ERRORS = {
         ["evaluate", PROTOCOL, SMALL, "--folds", "first", "--data", "{root}"],
         "--folds takes numbers such as 0,4, not 'first'",
     ),
+    "a corpus beside a protocol": (
+        ["train", SMALL, "--corpus", "ravdess", "--protocol", "ravdess-speaker", "--data", "{root}"],
+        "has corpora of its own",
+    ),
     "nothing is tested": (["evaluate", "shipped", SMALL, "--data", "{root}"], "'shipped' tests nothing"),
     "extra training data that is no corpus": (
         ["evaluate", PROTOCOL, SMALL, "--extra-train", "x", "--data", "{root}"],

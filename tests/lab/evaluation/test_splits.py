@@ -212,6 +212,14 @@ def test_final_split_trains_on_all_but_eight_speakers(world):
     assert "boredom" not in {world[i].emotion for i in split.train}
 
 
+def test_the_final_split_of_some_corpora_has_their_classes_alone(world):
+    own = [clip for clip in world if clip.corpus == "crema-d"]
+    split = build_final_split(own)
+    assert split.classes == CORPUS_CLASSES["crema-d"]
+    assert len(split.train) + len(split.dev) == len(own) and not len(split.test)
+    assert len({own[row].speaker_id for row in split.dev}) == 6
+
+
 @pytest.mark.parametrize(("name", "share", "classes"), [("pooled-random", 0.2, 7), ("crema-d-random", 0.2, 6)])
 def test_random_protocols_deal_out_clips(world, name, share, classes):
     split = build_split(name, world, 0)

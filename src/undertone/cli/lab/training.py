@@ -83,6 +83,15 @@ def train(
         ),
     ] = "shipped",
     fold: Annotated[int, typer.Option("--fold", min=0, metavar="K", help="Which fold of the protocol.")] = 0,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--corpus",
+            metavar="CORPUS",
+            help="Hear this corpus only; may be given more than once. Not with --protocol, which has its own.",
+            show_default=False,
+        ),
+    ] = None,
     out: RunFolder = None,
     epochs: Epochs = None,
     seed: Seed = 0,
@@ -100,20 +109,27 @@ def train(
 
       [cyan]undertone lab train undertone-small --data corpora[/cyan]
       [cyan]undertone lab train mine.toml --epochs 3 --data corpora[/cyan]
+      [cyan]undertone lab train undertone-small --corpus crema-d --data corpora[/cyan]
       [cyan]undertone lab train undertone-small --protocol ravdess-speaker --fold 3[/cyan]
 
     The run folder then holds a log (log.csv, TensorBoard), the checkpoint and
     fold.json. Stop at any moment: the same command goes on from there.
     """
+    from undertone.lab.corpora import get_corpus
     from undertone.lab.evaluation import get_protocol
     from undertone.lab.experiment import load_dataset, run_dir_of, run_fold, summarise, train_final
 
     wanted = read_recipe(recipe, epochs)
-    folder = out or run_dir_of(protocol, wanted, seed)
     is_final = protocol == "shipped"
+    if corpus and not is_final:
+        fail(f"--corpus says what a model for use hears; {protocol} has corpora of its own")
+    only = tuple(get_corpus(name).name for name in corpus or ())
+    folder = out or run_dir_of(protocol, wanted, seed, only)
     if is_final and fold:
         fail("--fold says which fold of a protocol: give --protocol too, such as --protocol ravdess-speaker")
-    names = None if is_final or get_protocol(protocol).optional_corpora else get_protocol(protocol).corpora
+    names = only or None
+    if not is_final and not get_protocol(protocol).optional_corpora:
+        names = get_protocol(protocol).corpora
     options: dict[str, Any] = {"seed": seed, "accelerator": check_processor(accelerator)}
     with decoding() as progress:
         dataset = load_dataset(need_root(data), names, recipe=wanted, progress=progress)

@@ -239,7 +239,7 @@ def list_test_speakers(protocol: Protocol, fold: int) -> dict[str, tuple[str, ..
     """
     if not 0 <= fold < protocol.n_folds:
         raise ProtocolError(f"{protocol.name} has folds 0 to {protocol.n_folds - 1}, not {fold}")
-    if not protocol.speaker_disjoint or protocol is SHIPPED:
+    if not protocol.speaker_disjoint or protocol.name == SHIPPED.name:
         return {}
     if protocol.name == "leave-one-corpus-out":
         corpus = protocol.corpora[fold]

@@ -13,13 +13,14 @@ say on which side the clips belong.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Protocol as Interface
 
 import numpy as np
 
 from undertone.lab.evaluation.protocols import (
+    CORPUS_CLASSES,
     FOLDS,
     SHIPPED,
     Protocol,
@@ -104,7 +105,16 @@ def build_split(
         If the protocol or fold does not exist, a corpus is missing, a speaker is unknown, a part would be
         empty, or a class would have no training clip. The message says what to do.
     """
-    found = get_protocol(protocol)
+    return _build(get_protocol(protocol), utterances, fold, extra_train, digests)
+
+
+def _build(
+    found: Protocol,
+    utterances: Sequence[UtteranceLike],
+    fold: int,
+    extra_train: Sequence[str],
+    digests: Sequence[str] | None,
+) -> Split:
     tested = list_test_speakers(found, fold)
     _check_arguments(found, utterances, tested, extra_train, digests)
     own = _select(utterances, found.corpora, found.classes)
@@ -119,16 +129,19 @@ def build_split(
 
 
 def build_final_split(utterances: Sequence[UtteranceLike], *, digests: Sequence[str] | None = None) -> Split:
-    """Build the split of the shipped model: all is train but two RAVDESS and six CREMA-D dev speakers.
+    """Build the split of a model to be shipped: all is train but two RAVDESS and six CREMA-D dev speakers.
 
-    ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data.
+    ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data. Its classes are
+    the emotions that the corpora among ``utterances`` have.
 
     Raises
     ------
     ProtocolError
         As ``build_split``.
     """
-    return build_split(SHIPPED.name, utterances, 0, digests=digests)
+    heard = {emotion for corpus in {clip.corpus for clip in utterances} for emotion in CORPUS_CLASSES.get(corpus, ())}
+    classes = tuple(emotion for emotion in SHIPPED.classes if emotion in heard)
+    return _build(replace(SHIPPED, classes=classes or SHIPPED.classes), utterances, 0, (), digests)
 
 
 def list_folds(protocol: str, utterances: Sequence[UtteranceLike]) -> list[int]:
@@ -286,7 +299,7 @@ def _check_parts(protocol: Protocol, split: Split, utterances: Sequence[Utteranc
     wanted = {
         "train": True,
         "dev": bool(protocol.dev) or not protocol.speaker_disjoint,
-        "test": protocol is not SHIPPED,
+        "test": protocol.name != SHIPPED.name,
     }
     for name, part in split.parts.items():
         if wanted[name] and not part.size:
