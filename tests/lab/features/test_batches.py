@@ -174,6 +174,26 @@ def test_normalised_features_average_to_zero_over_valid_frames(normalise, batch)
     np.testing.assert_allclose(mean, 0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.4, 0.0), (0.08, 0.8)])
+def test_speech_normalisation_hears_no_difference_in_the_silence_around(before_s, after_s, batch):
+    module = FrontEnd(LogMel(64, top_db=80.0), normalise="speech")
+    words = batch[0][:1, : int(batch[1][0])] * torch.hann_window(int(batch[1][0]))  # quiet at its ends, as words are
+    n_before, n_after = (int(seconds * 16_000) for seconds in (before_s, after_s))
+    longer = torch.nn.functional.pad(words, (n_before, n_after))
+    alone, _ = module(words, torch.tensor([words.shape[1]]))
+    within, _ = module(longer, torch.tensor([longer.shape[1]]))
+    inside = slice(n_before // 160, n_before // 160 + alone.shape[2])
+    assert (within[:, :, inside] - alone)[:, :, 2:-2].abs().max() < 0.02  # of 15 dB
+    level = FrontEnd(LogMel(64, top_db=80.0), normalise="level")
+    moved = (
+        level(longer, torch.tensor([longer.shape[1]]))[0][:, :, inside]
+        - level(words, torch.tensor([words.shape[1]]))[0]
+    )
+    assert moved[:, :, 2:-2].abs().min() > 0.1
+    softer, _ = module(0.1 * words, torch.tensor([words.shape[1]]))
+    np.testing.assert_allclose(softer[:, :, 2:-2], alone[:, :, 2:-2], atol=1e-3)
+
+
 def test_nepers_are_decibels_in_another_unit(batch):
     nepers, decibels = LogMel(64, scale="ln")(*batch)[0], LogMel(64, scale="db")(*batch)[0]
     np.testing.assert_allclose(nepers * 10 / np.log(10), decibels, rtol=1e-5, atol=1e-5)

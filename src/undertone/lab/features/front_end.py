@@ -9,7 +9,8 @@ from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.resample import Resample
 
-NORMALISATIONS = ("level", "band", "none", "fitted")
+NORMALISATIONS = ("level", "speech", "band", "none", "fitted")
+SPEECH_RANGE_DB, SPEECH_EDGE_DB = 30.0, 3.0  # below the loudest frame; softness of that edge
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class FrontEnd(nn.Module):
     Parameters
     ----------
     normalise
-        ``"level"`` takes the clip's overall mean off (how loud it was recorded); ``"band"`` the mean of each band (the
-        channel's colour, too); ``"none"`` neither. ``"fitted"`` standardises every value of a fixed-size feature by the
-        mean and deviation that it has over the training clips (see :meth:`fit`), as ``StandardScaler`` does.
+        ``"level"`` takes the clip's overall mean off (how loud it was recorded); ``"speech"`` the mean over the frames
+        within 30 dB of the loudest, so that the silence around the words changes nothing (for features in dB);
+        ``"band"`` the mean of each band (the channel's colour, too); ``"none"`` neither. ``"fitted"`` standardises
+        every value of a fixed-size feature by the mean and deviation that it has over the training clips (see
+        :meth:`fit`), as ``StandardScaler`` does.
     scale
         Features are divided by it: a log-mel in dB spreads by about 15. Not used by ``"fitted"``.
     """
@@ -93,11 +96,18 @@ class FrontEnd(nn.Module):
             return (features - self.mean) / self.std
         if self.normalise != "none":
             mask = frame_mask(n_valid, features.shape[2])[:, None]  # (B, 1, T)
-            mean = features.sum(dim=2, keepdim=True) / n_valid[:, None, None]  # (B, F, 1)
-            if self.normalise == "level":
-                mean = mean.mean(dim=1, keepdim=True)
-            features = (features - mean) * mask
+            features = (features - self._mean(features, mask, n_valid)) * mask
         return features / self.scale
+
+    def _mean(self, features: Tensor, mask: Tensor, n_valid: Tensor) -> Tensor:
+        """Return what is taken off: (batch, n_features or 1, 1)."""
+        if self.normalise == "speech":
+            level = features.mean(dim=1, keepdim=True)  # (B, 1, T)
+            loudest = level.masked_fill(mask == 0, -1e4).amax(dim=2, keepdim=True)
+            weight = torch.sigmoid((level - loudest + SPEECH_RANGE_DB) / SPEECH_EDGE_DB) * mask
+            return (level * weight).sum(dim=2, keepdim=True) / weight.sum(dim=2, keepdim=True)
+        mean = features.sum(dim=2, keepdim=True) / n_valid[:, None, None]  # (B, F, 1)
+        return mean if self.normalise == "band" else mean.mean(dim=1, keepdim=True)
 
     def fit(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and deviation of ``"fitted"``, each (n_features, n_frames); where nothing varies, 1 divides."""
