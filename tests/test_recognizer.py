@@ -13,7 +13,7 @@ import pytest
 
 import undertone
 from undertone import recognizer as recognizer_module
-from undertone.audio import AudioError
+from undertone.audio import AudioError, load_waveform
 from undertone.recognizer import Recognizer, softmax
 
 DURATIONS_S = (0.02, 0.1, 0.5, 0.73, 1.0, 1.9, 2.5, 3.99, 4.0, 4.01, 5.0, 9.3)
@@ -81,6 +81,22 @@ def test_bounds_of_a_batch_change_no_result(recognizer, clips, bounds):
     expected = recognizer.predict_batch(clips, sample_rate=16_000)
     for one, other in zip(expected, recognizer.predict_batch(clips, sample_rate=16_000, **bounds), strict=True):
         assert_same(one, other)
+
+
+def test_waveforms_that_were_checked_before_give_the_same(recognizer, clips):
+    expected = recognizer.predict_batch(clips, sample_rate=16_000)
+    found = recognizer.predict_waveforms([load_waveform(clip, sample_rate=16_000) for clip in clips])
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+def test_a_waveform_that_was_not_checked_costs_its_row_only(recognizer, clips):
+    """What a decoder sends that was taken over."""
+    empty, no_numbers = clips[3][:0], np.full(16_000, np.nan, np.float32)
+    first, _, second, last = recognizer.predict_waveforms([clips[3], empty, no_numbers, clips[4]])
+    assert "no finite answer" in second.error
+    for one, clip in ((first, clips[3]), (last, clips[4])):
+        assert_same(one, recognizer.predict(clip, sample_rate=16_000))
 
 
 def test_shuffled_input_gives_shuffled_output(recognizer, make_speech, rng, monkeypatch):

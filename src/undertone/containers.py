@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 BLOCK_FRAMES = 4_096  # decoded at a time; also what a damaged file can lose before its damage
+_VALUE_FRAMES = 16_384  # of WAV and AIFF, where nothing is lost: fewer blocks take half the time
 
 _MAX_CHUNKS = 1_000  # of a WAV or AIFF file; more is a file made to keep us busy
 _UNKNOWN_LENGTH = 0x7FFF_0000  # data sizes from here on are how streaming writers say "until the end"
@@ -129,7 +130,7 @@ def open_container(file: BinaryIO, stack: ExitStack) -> tuple[AudioInfo, Iterato
     -------
     tuple
         What the header declares, and an iterator of (n, n_channels) float arrays of full scale 1, n at most
-        ``BLOCK_FRAMES``. The header is unchecked except for the container's own rules.
+        ``_VALUE_FRAMES``. The header is unchecked except for the container's own rules.
 
     Raises
     ------
@@ -383,8 +384,8 @@ def _open_values(
     info = AudioInfo(name, sample_rate, n_channels, n_frames, n_declared // n_frame_bytes - n_frames)
 
     def blocks() -> Iterator[np.ndarray]:
-        for first in range(0, n_frames, BLOCK_FRAMES):
-            n = min(BLOCK_FRAMES, n_frames - first)
+        for first in range(0, n_frames, _VALUE_FRAMES):
+            n = min(_VALUE_FRAMES, n_frames - first)
             content = window.read_at(start + first * n_frame_bytes, n * n_frame_bytes)
             content = content[: len(content) // n_frame_bytes * n_frame_bytes]
             if not content:
@@ -431,5 +432,8 @@ def to_float(values: np.ndarray) -> np.ndarray:
         return values
     if values.dtype == np.uint8:  # offset binary: silence is 128
         return (values.astype(np.float32) - 128.0) / 128.0
+    scale = 2.0 ** (8 * values.itemsize - 1)
+    if values.itemsize <= 2:  # every value is a float32
+        return values.astype(np.float32) / np.float32(scale)
     # from int32 by way of float64, so that rounding happens once
-    return (values / 2.0 ** (8 * values.itemsize - 1)).astype(np.float32)
+    return (values / scale).astype(np.float32)

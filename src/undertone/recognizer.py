@@ -191,6 +191,21 @@ class Recognizer:
                 for future in pending:
                     future.cancel()
 
+    def predict_waveforms(self, waveforms: Sequence[np.ndarray]) -> list[Prediction]:
+        """Predictions of what :func:`undertone.audio.load_waveform` has returned: it is not checked again.
+
+        Parameters
+        ----------
+        waveforms
+            Each (n_samples,) float32, mono, [-1, 1], 16 kHz. One on which the network fails gets a prediction that
+            carries the ``error``.
+        """
+        clips = [_Clip(path=None) for _ in waveforms]
+        segments = [segment for pair in zip(clips, waveforms, strict=True) for segment in _cut(*pair, self.card)]
+        options = _Options()
+        self._run_segments(segments, options)
+        return [self._finish(clip, options) for clip in clips]
+
     def _predict_chunk(
         self, sources: Sequence[Source], sample_rate: int | None, options: "_Options"
     ) -> list[Prediction]:
@@ -207,9 +222,7 @@ class Recognizer:
                     raise
                 clip.error = str(error)
                 continue
-            clip.duration_s = len(waveform) / SAMPLE_RATE
-            segments = _cut(clip, waveform, self.card)
-            waiting += segments
+            waiting += _cut(clip, waveform, self.card)
             waiting_seconds += clip.duration_s
             if waiting_seconds > 4 * options.batch_seconds:  # enough to sort; bounds the chunk's memory
                 self._run_segments(waiting, options)
@@ -390,8 +403,9 @@ def _path_of(source: Source) -> str | None:
 
 
 def _cut(clip: _Clip, waveform: np.ndarray, card: Card) -> list[_Segment]:
-    """Give the clip its segments: itself, or equal windows that start on a frame."""
+    """Give the clip its duration and its segments: itself, or equal windows that start on a frame."""
     n_samples = len(waveform)
+    clip.duration_s = n_samples / SAMPLE_RATE
     n_windows = 1
     if clip.duration_s > card.max_duration_s:
         n_windows = -int(-clip.duration_s // card.recommended_duration_s)

@@ -178,11 +178,11 @@ def test_a_decoder_that_takes_too_much_processor_time_is_killed(encode):
 
 def test_a_decoder_that_takes_too_much_memory_says_so(monkeypatch):
     """A file of many megabytes in a process that may have few more."""
-    monkeypatch.setattr("undertone.serve.settings.DECODER_MB", 0)
+    monkeypatch.setattr("undertone.serve.settings.DECODER_MB", -100)
     content = io.BytesIO()
-    soundfile.write(content, np.zeros(30_000_000, np.int16), 16_000, format="WAV")
+    soundfile.write(content, np.zeros(44_000_000, np.int16), 16_000, format="WAV")
     with pytest.raises(DecodeError) as caught:
-        decode(content.getvalue(), max_duration_s=1e6, max_upload_mb=90, decode_memory_mb=190)
+        decode(content.getvalue(), max_duration_s=1e6, max_upload_mb=90, decode_memory_mb=150)
     assert caught.value.limit == "decode_memory_mb"
 
 

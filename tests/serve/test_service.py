@@ -139,7 +139,7 @@ def test_log_lines_hold_no_name_and_no_token(service, clip):
 
 def test_the_request_id_is_in_the_answer_and_in_the_log(service):
     request_id = service.get("/healthz").headers["x-request-id"]
-    assert any(line.get("request_id") == request_id for line in service.log())
+    wait_until(lambda: any(line.get("request_id") == request_id for line in service.log()))
 
 
 def test_no_file_stays(service, clip):

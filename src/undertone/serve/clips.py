@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from undertone.formats import to_dict
 from undertone.recognizer import Prediction, Recognizer
@@ -13,11 +15,34 @@ from undertone.serve.service import Service
 from undertone.serve.uploads import Upload
 
 
+class _PlainRoute(APIRoute):
+    """A route like any other that is called at once where no parameter is given: there is nothing to check then."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["query_string"] or scope["method"] not in self.methods:
+            await super().handle(scope, receive, send)
+        else:
+            response = await self.endpoint(Request(scope, receive), None)
+            await response(scope, receive, send)
+
+
 def add_clips(app: FastAPI, service: Service) -> None:
     """Add the route of clips."""
 
-    @app.post(
+    async def predict(request: Request, model: str | None = schemas.MODEL) -> Response:
+        """Each file gets a row, in the order sent; a file that cannot be used gets one that says why."""
+        recognizer = service.inference.recognizer(model)
+        async with service.receive(request) as uploads:
+            outcomes = await service.in_time(_predict_all(service, recognizer, uploads))
+        heard_s = sum(outcome.end_s for outcome in outcomes if isinstance(outcome, Prediction))
+        request.scope["visit"].sound_s = heard_s
+        return _answer(recognizer, uploads, outcomes)
+
+    app.router.add_api_route(
         "/v1/predict",
+        predict,
+        methods=["POST"],
+        route_class_override=_PlainRoute,
         tags=["sound"],
         summary="The emotion of one or several clips",
         response_model=schemas.PredictAnswer,
@@ -27,14 +52,6 @@ def add_clips(app: FastAPI, service: Service) -> None:
         },
         openapi_extra=schemas.upload_body("One or several clips of a few seconds.", many=True),
     )
-    async def predict(request: Request, model: str | None = schemas.MODEL) -> Response:
-        """Each file gets a row, in the order sent; a file that cannot be used gets one that says why."""
-        recognizer = service.inference.recognizer(model)
-        async with service.receive(request) as uploads:
-            outcomes = await service.in_time(_predict_all(service, recognizer, uploads))
-        heard_s = sum(outcome.end_s for outcome in outcomes if isinstance(outcome, Prediction))
-        request.scope["visit"].sound_s = heard_s
-        return _answer(recognizer, uploads, outcomes)
 
 
 async def _predict_all(

@@ -66,7 +66,7 @@ class DecodePool:
         self.on_lost = on_lost
         self._has_room = has_room
         self._workers: set[_Worker] = set()
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()  # the last one at work has its caches warm
         self._tasks: set[asyncio.Task] = set()
         self._is_closed = False
 
@@ -100,18 +100,33 @@ class DecodePool:
         DecodeError
             If it cannot be decoded, or not within the limits.
         """
-        job = _Job(MIX, content, max_duration_s, self.settings.decode_timeout_s)
         for _attempt in range(2):
             worker = await self._take_worker()
-            # a job that nobody waits for any more still ends: its process is then ready for the next
-            task = self._keep(asyncio.create_task(self._run(worker, job)))
+            pieces: list[np.ndarray] = []
+            job = _Job(MIX, content, max_duration_s, self.settings.decode_timeout_s, pieces.append)
+            done = self._start(worker, job)
             try:
-                return await asyncio.shield(task)
+                # a job that nobody waits for any more still ends: its process is then ready for the next
+                await asyncio.shield(done)
             except _WorkerLostError:
                 continue  # once: another file may have brought it down, or an operator
             except _JobError as error:
                 raise self._explained(error, limit) from None
+            if pieces:
+                return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).view(np.float32)
         raise _crashed()
+
+    def _start(self, worker: "_Worker", job: "_Job") -> asyncio.Future[None]:
+        """Hand over a job that has to end in time, and take the worker back at its end."""
+        done = worker.start(job)
+        timer = asyncio.get_running_loop().call_later(job.cpu_s, worker.kill, _JobError("time", ""))
+
+        def end(_done: asyncio.Future[None]) -> None:
+            timer.cancel()
+            self._put_back(worker)
+
+        done.add_done_callback(end)
+        return done
 
     async def _take_worker(self) -> "_Worker":
         """Wait for a free process, and with it for room."""
@@ -141,32 +156,18 @@ class DecodePool:
             From the stream, if the file cannot be decoded, or not within the limits.
         """
         worker = await self._idle.get()
-        job = _Job(SPLIT if split else MIX, content, max_duration_s, self.settings.decode_timeout_s)
         stream = BlockStream(self, worker, limit)
-        job.take = stream.put
-        task = asyncio.create_task(worker.run(job))
-        task.add_done_callback(stream.end)
+        kind = SPLIT if split else MIX
+        done = worker.start(_Job(kind, content, max_duration_s, self.settings.decode_timeout_s, stream.put))
+        done.add_done_callback(stream.end)
         try:
             yield stream
         finally:
-            if not task.done():
+            if not done.done():
                 worker.kill()
-            await asyncio.wait([task])
+            await asyncio.wait([done])
             stream.close()
             self._put_back(worker)
-
-    async def _run(self, worker: "_Worker", job: "_Job") -> np.ndarray:
-        pieces: list[bytearray] = []
-        job.take = pieces.append
-        try:
-            async with asyncio.timeout(job.cpu_s):
-                await worker.run(job)
-        except TimeoutError:
-            worker.kill()
-            raise _JobError("time", "") from None
-        finally:
-            self._put_back(worker)
-        return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), np.float32)
 
     def _put_back(self, worker: "_Worker") -> None:
         worker.n_jobs += 1
@@ -275,7 +276,7 @@ class _Job:
     content: memoryview
     max_duration_s: float
     cpu_s: float
-    take: Callable[[bytearray], object] = lambda sound: None  # called with each piece of sound, float32
+    take: Callable[[np.ndarray], object]  # called with each piece of sound, the bytes of float32
 
 
 class BlockStream:
@@ -286,7 +287,7 @@ class BlockStream:
         self._worker = worker
         self._limit = limit
         self._loop = asyncio.get_running_loop()
-        self._waiting: asyncio.Queue[bytearray | None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[np.ndarray | None] = asyncio.Queue()
         self._error: BaseException | None = None
         self._is_closed = False
 
@@ -295,15 +296,15 @@ class BlockStream:
         while (block := asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()) is not None:
             yield block
 
-    def put(self, sound: bytearray) -> None:
+    def put(self, sound: np.ndarray) -> None:
         """Take a piece of sound from the decoder."""
         self._waiting.put_nowait(sound)
         if self._waiting.qsize() >= BLOCKS_AHEAD:
             self._worker.pause()
 
-    def end(self, task: asyncio.Task) -> None:
+    def end(self, done: asyncio.Future[None]) -> None:
         """Take note that the decoder is done."""
-        self._error = task.exception()
+        self._error = done.exception()
         self._waiting.put_nowait(None)
 
     def close(self) -> None:
@@ -323,7 +324,7 @@ class BlockStream:
             raise DecodeError("is no longer wanted")
         if sound is not None:
             self._worker.resume()
-            block = np.frombuffer(sound, np.float32)
+            block = sound.view(np.float32)
             return block.reshape(-1, self._worker.n_channels) if self._worker.n_channels else block
         if isinstance(self._error, _JobError):
             raise self._pool._explained(self._error, self._limit) from None
@@ -350,20 +351,28 @@ class _Worker(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._expect(FRAME.size, None)
 
-    async def run(self, job: _Job) -> None:
-        """Hand over the job and wait until all of its sound has been taken."""
+    def start(self, job: _Job) -> asyncio.Future[None]:
+        """Hand over the job; the future is done when all of its sound has been taken."""
+        done = asyncio.get_running_loop().create_future()
         if self.is_lost or self._transport is None:
-            raise _WorkerLostError
-        self._done = asyncio.get_running_loop().create_future()
-        self._job = job
+            done.set_exception(_WorkerLostError())
+            return done
+        self._done, self._job = done, job
         self._n_room = int((job.max_duration_s + 1) * _BYTES_PER_S)  # more would be no sound of this job
         self.n_channels = 0
-        self._transport.write(JOB.pack(job.kind, len(job.content), job.max_duration_s, job.cpu_s))
-        self._transport.write(job.content)
-        try:
-            await self._done
-        finally:
-            self._done = self._job = None
+        header = JOB.pack(job.kind, len(job.content), job.max_duration_s, job.cpu_s)
+        self._transport.writelines([header, job.content])
+        return done
+
+    def _end(self, error: Exception | None = None) -> None:
+        """Tell whoever waits for the job, if there is one."""
+        done, self._done, self._job = self._done, None, None
+        if done is None:
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
 
     def pause(self) -> None:
         """Let the decoder wait."""
@@ -377,9 +386,12 @@ class _Worker(asyncio.BufferedProtocol):
             self._transport.resume_reading()
             self._is_paused = False
 
-    def kill(self) -> None:
+    def kill(self, error: Exception | None = None) -> None:
+        """End the process; its job, if it has one, ends with the error, or as one that was lost."""
         self.is_lost = True
         self.process.kill()
+        if error is not None:
+            self._end(error)
         self.end()
 
     def end(self) -> None:
@@ -395,7 +407,7 @@ class _Worker(asyncio.BufferedProtocol):
         self._transport = transport  # type: ignore[assignment]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._buffer)[self._n_filled :]
+        return self._view[self._n_filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._n_filled += nbytes
@@ -405,55 +417,57 @@ class _Worker(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         was_lost, self.is_lost = self.is_lost, True
         self._transport = None
-        out_of_time = self._exit_code() == -signal.SIGXCPU
-        for waiting in (self.ready, self._done):
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(_JobError("time", "") if out_of_time else _WorkerLostError())
+        error = _JobError("time", "") if self._exit_code() == -signal.SIGXCPU else _WorkerLostError()
+        if not self.ready.done():
+            self.ready.set_exception(error)
         if self._done is None and not was_lost:
             self.on_idle_loss(self)
+        self._end(error)
 
     # ---- frames ----
 
     def _expect(self, n_bytes: int, kind: bytes | None) -> None:
         """Collect the next header (kind None), or the content of a frame."""
-        self._buffer = bytearray(n_bytes)
+        self._buffer = np.empty(n_bytes, np.uint8)  # unlike a bytearray it is not filled first
+        self._view = self._buffer.data
         self._n_filled = 0
         self._kind = kind
 
-    def _take(self, content: bytearray) -> None:
+    def _take(self, content: np.ndarray) -> None:
         if self._kind is None:
-            kind, n_bytes = FRAME.unpack(content)
+            kind, n_bytes = FRAME.unpack(content.data)
             if n_bytes > _MAX_SOUND_BYTES:
                 self.kill()  # not what we started
             elif n_bytes:
                 self._expect(n_bytes, kind)
             else:
                 self._expect(FRAME.size, None)
-                self._handle(kind, bytearray())
+                self._handle(kind, content[:0])
         else:
             kind = self._kind
             self._expect(FRAME.size, None)
             self._handle(kind, content)
 
-    def _handle(self, kind: bytes, content: bytearray) -> None:
-        done, job = self._done, self._job
+    def _handle(self, kind: bytes, content: np.ndarray) -> None:
+        job = self._job
         if kind == READY and not self.ready.done():
             self.ready.set_result(None)
-        elif done is None or job is None or done.done():
+        elif job is None:
             self.kill()  # it speaks without being asked
-        elif kind == CHANNELS and content.isdigit() and 1 <= int(content) <= MAX_CHANNELS:
-            self.n_channels = int(content)
-        elif kind == SOUND and len(content) % (4 * max(1, self.n_channels)) == 0:
+        elif kind in (SOUND, DONE) and len(content) % (4 * max(1, self.n_channels)) == 0:
             self._n_room -= len(content)
             if self._n_room < 0:
                 self.kill()
-            elif content:
+                return
+            if len(content):
                 job.take(content)
-        elif kind == DONE:
-            done.set_result(None)
+            if kind == DONE:
+                self._end()
+        elif kind == CHANNELS and (text := bytes(content)).isdigit() and 1 <= int(text) <= MAX_CHANNELS:
+            self.n_channels = int(text)
         elif kind == ERROR:
-            error = json.loads(content)
-            done.set_exception(_JobError(str(error["code"]), str(error["message"])))
+            error = json.loads(bytes(content))
+            self._end(_JobError(str(error["code"]), str(error["message"])))
         else:
             self.kill()
 

@@ -7,8 +7,8 @@ import asyncio
 import hmac
 import json
 import logging
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -41,6 +41,7 @@ HEADERS = [
 ]
 
 log = logging.getLogger("undertone.serve")
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one for each line
 
 
 class JsonFormatter(logging.Formatter):
@@ -56,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _to_json(line)
 
 
 class Door:
@@ -122,7 +123,7 @@ class Visit:
     """One request on its way: what it has been answered so far."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.request_id = uuid.uuid4().hex[:16]
+        self.request_id = os.urandom(8).hex()
         self.status = 0
         self.sound_s = 0.0
         self.error = ""

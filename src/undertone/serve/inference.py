@@ -142,7 +142,7 @@ def _take_batch(waiting: list[_Clip]) -> list[_Clip]:
 
 
 def _predict(recognizer: Recognizer, batch: list[_Clip]) -> list[Prediction]:
-    return recognizer.predict_batch([clip.waveform for clip in batch], sample_rate=SAMPLE_RATE)
+    return recognizer.predict_waveforms([clip.waveform for clip in batch])
 
 
 def file_name(recognizer: Recognizer) -> str:

@@ -20,12 +20,14 @@ PROBS = {
 }
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one for each answer
+
 MODEL = Query(None, max_length=200, description="A served model; the default one if not given.")
 
 
 def json_answer(content: Any, status: int = 200) -> Response:
     """Return plain JSON types as an answer."""
-    return Response(json.dumps(content, ensure_ascii=False).encode(), status, media_type="application/json")
+    return Response(_to_json(content).encode(), status, media_type="application/json")
 
 
 class _Answer(BaseModel):

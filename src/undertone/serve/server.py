@@ -1,6 +1,7 @@
 """Serving the application: one process, one line that says where, and a stop that lets running work end."""
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -21,6 +22,7 @@ MAX_FRAME_BYTES = 2**20  # of a live stream: half a minute of sound
 KEEP_ALIVE_S = 15  # an open connection that asks for nothing
 MAX_HEAD_BYTES = 65_536
 MAX_CONNECTIONS = 4_096
+GC_OBJECTS = 10_000  # new ones until a collection; requests leave no cycles
 
 
 def run(settings: Settings, *, host: str, port: int, on_start: Callable[[str], object]) -> None:
@@ -58,6 +60,9 @@ def run(settings: Settings, *, host: str, port: int, on_start: Callable[[str], o
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.stop_timeout_s),
     )
+    gc.collect()
+    gc.freeze()  # what is there now stays: a collection need not look through it
+    gc.set_threshold(GC_OBJECTS)
     address = listener.getsockname()
     shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
     _Server(config, lambda: on_start(f"http://{shown}:{address[1]}")).run(sockets=[listener])
