@@ -57,12 +57,12 @@ class MFCC(LogMel):
         prefix = ("", "delta_", "delta2_", "delta3_")
         return [f"{prefix[order]}mfcc_{row:03d}" for order in orders for row in range(self.n_mfcc)]
 
-    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+    def from_mel(self, mel: Tensor, n_valid: Tensor) -> Tensor:
         """MFCC, (batch, n_features, n_frames)."""
-        mfcc = self.dct @ super().from_power(power, n_valid)
+        mfcc = (super().from_mel(mel, n_valid).transpose(1, 2) @ self.dct.T).transpose(1, 2)
         if self.only_delta:
             return delta(mfcc, n_valid, order=self.n_deltas) if self.n_deltas else mfcc
-        return with_deltas(mfcc, n_valid, self.n_deltas)
+        return with_deltas(mfcc, n_valid, self.n_deltas) if self.n_deltas else mfcc
 
 
 def with_deltas(features: Tensor, n_valid: Tensor, n_deltas: int) -> Tensor:

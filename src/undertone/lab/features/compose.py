@@ -66,7 +66,7 @@ def _evaluate(feature: Feature, waveform: Tensor, lengths: Tensor, spectra: dict
     """Output of a feature; ``spectra`` holds the power spectra so far by their geometry."""
     if isinstance(feature, Composite):
         return feature.combine([_evaluate(part, waveform, lengths, spectra) for part in feature.members])
-    if not isinstance(feature, SpectralFeature) or type(feature).forward is not SpectralFeature.forward:
+    if not isinstance(feature, SpectralFeature):
         return feature(waveform, lengths)
     if feature.geometry not in spectra:
         spectra[feature.geometry] = feature.power(waveform, lengths)

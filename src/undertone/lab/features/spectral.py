@@ -7,6 +7,7 @@ export's parity check confirms for every model file.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -73,26 +74,36 @@ class PowerSpectrum(Feature):
         n_valid = self.count_frames(lengths)
         if is_exporting():
             power = self.exported(_silence_behind(waveform, lengths))
-        elif waveform.is_cpu and not waveform.requires_grad:
-            return self._row_by_row(waveform, lengths), n_valid
+        elif self.goes_row_by_row(waveform):
+            power = waveform.new_empty(len(waveform), waveform.shape[1] // self.hop_length + 1, self.n_bins)
+            for row, squares in zip(power.detach().numpy(), self.row_by_row(waveform, lengths), strict=True):
+                parts = squares.detach().numpy()  # numpy adds neighbours faster than torch
+                np.add(parts[:, :, 0], parts[:, :, 1], out=row[: len(parts)])
+                row[len(parts) :] = 0
+            return power.transpose(1, 2), n_valid
         else:
             real, imag = torch.view_as_real(self._transform(_silence_behind(waveform, lengths))).square().unbind(-1)
             power = (real + imag).transpose(1, 2)
         return power * frame_mask(n_valid, power.shape[2])[:, None], n_valid
 
-    def _row_by_row(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Do the same on a processor: what is worked on stays in its cache, and padding costs nothing."""
-        n_frames = waveform.shape[1] // self.hop_length + 1
-        power = waveform.new_empty(len(waveform), n_frames, self.n_bins)
-        for row, length, out in zip(waveform, lengths.tolist(), power, strict=True):
-            n_valid = length // self.hop_length + 1
-            padded = F.pad(row[:length], (self.n_fft // 2, self.n_fft // 2))
-            frames = padded.unfold(0, self.n_fft, self.hop_length) * self.window  # (T, n_fft)
-            parts = torch.view_as_real(torch.fft.rfft(frames)).square_()  # (T, n_bins, 2)
-            parts = parts.detach().numpy()  # numpy adds neighbours faster than torch
-            np.add(parts[:, :, 0], parts[:, :, 1], out=out[:n_valid].detach().numpy())
-            out[n_valid:] = 0
-        return power.transpose(1, 2)
+    def goes_row_by_row(self, waveform: Tensor) -> bool:
+        """Whether :meth:`row_by_row` is for it: on a processor, when no gradient is asked for."""
+        return waveform.is_cpu and not waveform.requires_grad and not is_exporting()
+
+    def row_by_row(self, waveform: Tensor, lengths: Tensor) -> Iterator[Tensor]:
+        """Squares of real and imaginary parts, (n_valid, n_bins, 2), of one row of the batch after the other.
+
+        What is worked on stays in the processor's cache, and padding costs nothing.
+        """
+        half = self.n_fft // 2
+        samples = waveform.new_zeros(waveform.shape[1] + self.n_fft)
+        frames = samples.unfold(0, self.n_fft, self.hop_length)
+        windowed = torch.empty_like(frames, memory_format=torch.contiguous_format)
+        for row, length, n_valid in zip(waveform, lengths.tolist(), self.count_frames(lengths).tolist(), strict=True):
+            samples[half : half + length].copy_(row[:length])
+            samples[half + length : 2 * half + length].zero_()
+            torch.mul(frames[:n_valid], self.window, out=windowed[:n_valid])
+            yield torch.view_as_real(torch.fft.rfft(windowed[:n_valid])).square_()
 
     def _transform(self, waveform: Tensor) -> Tensor:
         """Complex spectrum, (batch, n_frames, n_bins)."""
@@ -291,16 +302,41 @@ class Mel(SpectralFeature):
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)  # (n_mels, F)
         # An eighth of the bands sees an eighth of the bins or less: worth eight products where the spectrum is fine.
         self.blocks = dense_blocks(filters, 8 if n_fft >= FINE_N_FFT else 1)
+        # Real and imaginary parts lie side by side: filters that hold each weight twice add them up on the way.
+        self.pair_filters = [(2 * bins.start, self.filters[rows, bins].repeat_interleave(2, dim=1).T.contiguous())
+                             for rows, bins in dense_blocks(filters, math.ceil(n_mels / 16))]  # fmt: skip
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, (batch, n_features, n_frames), zero behind the valid frames, and valid frames per row."""
+        if waveform.ndim != 2 or not self.power.goes_row_by_row(waveform):
+            return super().forward(waveform, lengths)
+        n_valid = self.power.count_frames(lengths)
+        n_frames = waveform.shape[1] // self.power.hop_length + 1
+        mel = waveform.new_empty(len(waveform), n_frames, len(self.filters))
+        for row, squares in zip(mel, self.power.row_by_row(waveform, lengths), strict=True):
+            self._filter_pairs(squares, row[: len(squares)])
+            row[len(squares) :].zero_()
+        return self.from_mel(mel.transpose(1, 2), n_valid), n_valid
+
+    def _filter_pairs(self, squares: Tensor, mel: Tensor) -> None:
+        """Write mel power, (n_frames, n_mels), of the squared parts of a spectrum, (n_frames, n_bins, 2)."""
+        parts = squares.flatten(1)
+        bands = mel.split([weights.shape[1] for _, weights in self.pair_filters], dim=1)
+        for (first, weights), out in zip(self.pair_filters, bands, strict=True):
+            torch.mm(parts.narrow(1, first, len(weights)), weights, out=out)
 
     def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
-        """Mel power, (batch, n_mels, n_frames)."""
-        return self.filters @ power if len(self.blocks) == 1 else block_product(self.filters, self.blocks, power)
+        """Features, (batch, n_features, n_frames), of a power spectrum (batch, n_bins, n_frames)."""
+        mel = self.filters @ power if len(self.blocks) == 1 else block_product(self.filters, self.blocks, power)
+        return self.from_mel(mel, n_valid)
+
+    def from_mel(self, mel: Tensor, n_valid: Tensor) -> Tensor:
+        """Features, (batch, n_features, n_frames), of mel power (batch, n_mels, n_frames)."""
+        return mel
 
 
 def dense_blocks(filters: np.ndarray, n_blocks: int) -> list[tuple[slice, slice]]:
-    """Rows, in blocks, and the bins that they do not ignore; one block has all of both."""
-    if n_blocks == 1:
-        return [(slice(None), slice(None))]
+    """Rows, in blocks, and the bins that they do not ignore."""
     blocks = []
     for rows in np.array_split(np.arange(len(filters)), min(n_blocks, len(filters))):
         bins = np.flatnonzero(filters[rows].any(axis=0))
@@ -342,10 +378,10 @@ class LogMel(Mel):
         self.top_db, self.floor = top_db, floor
         self.per_neper = 10 / math.log(10) if scale == "db" else 1.0  # dB per unit of ln(power)
 
-    def from_power(self, power: Tensor, n_valid: Tensor) -> Tensor:
+    def from_mel(self, mel: Tensor, n_valid: Tensor) -> Tensor:
         """Log-mel, (batch, n_mels, n_frames), zero behind the valid frames."""
-        log_mel = super().from_power(power, n_valid).clamp_min(self.floor).log()
+        log_mel = mel.clamp_min(self.floor).log_()
         if self.top_db is not None:  # frames behind the valid ones hold the floor, so they never are the largest
             top = self.top_db * math.log(10) / 10
             log_mel = torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - top)
-        return log_mel * (self.per_neper * frame_mask(n_valid, log_mel.shape[2]))[:, None]
+        return log_mel.mul_((self.per_neper * frame_mask(n_valid, log_mel.shape[2]))[:, None])
