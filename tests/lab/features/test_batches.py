@@ -82,7 +82,7 @@ def test_gradients_are_finite_on_silence():
 @pytest.mark.parametrize("geometry", [*GEOMETRIES, (512, 512, 128), (256, 200, 80), (1024, 640, 160),
                                       (4096, 4096, 1000), (1050, 1001, 333), (1202, 1200, 400)], ids=str)  # fmt: skip
 def test_fourier_transform_is_the_exported_one(geometry, batch):
-    """A product with the whole basis or, from 1,024 samples on, in two steps, whatever the divisors."""
+    """In two steps, whatever the divisors."""
     power = PowerSpectrum(*geometry)
     waveform = batch[0][:2]
     by_fft, _ = power(waveform, torch.tensor([waveform.shape[1]] * 2))

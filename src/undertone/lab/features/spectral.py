@@ -1,9 +1,8 @@
 """Power spectrum, mel and log-mel, agreeing with librosa 0.11 to 1e-4 relative (see ``tests/lab/features``).
 
 The short-time Fourier transform is an FFT in torch. The ONNX ``STFT`` operator is missing or slow in many runtimes, so
-inside an exported graph it is a convolution with the windowed Fourier basis or, for frames of 1,024 samples and more,
-two products with small matrices (:class:`TwoStepDFT`): fast in all of them. They agree to float32 rounding, which the
-export's parity check confirms for every model file.
+inside an exported graph it is two products with small matrices (:class:`TwoStepDFT`), which are fast in all of them.
+They agree to float32 rounding, which the export's parity check confirms for every model file.
 """
 
 import math
@@ -18,8 +17,6 @@ from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.feature import Feature, frame_mask
 
 WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window}
-
-FINE_N_FFT = 1024  # from here on the Fourier basis is large, and is worked with in parts
 
 
 def is_exporting() -> bool:
@@ -61,7 +58,7 @@ class PowerSpectrum(Feature):
         self.offset = (n_fft - win_length) // 2
         centred = F.pad(taps, (self.offset, n_fft - win_length - self.offset))
         self.register_buffer("window", centred.float(), persistent=False)  # (n_fft,)
-        self.exported = _BasisConvolution(self, taps) if n_fft < FINE_N_FFT else TwoStepDFT(self)
+        self.exported = TwoStepDFT(self)
 
     def count_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames per row, (batch,) int64, of ``lengths`` valid samples."""
@@ -125,31 +122,8 @@ def _silence_behind(waveform: Tensor, lengths: Tensor) -> Tensor:
     return waveform.masked_fill(behind, 0.0)
 
 
-class _BasisConvolution(nn.Module):
-    """Power spectrum as a convolution with the windowed Fourier basis: waveform (B, N) -> (B, n_bins, n_frames)."""
-
-    basis: Tensor
-
-    def __init__(self, spectrum: PowerSpectrum, taps: Tensor):
-        super().__init__()
-        self.n_bins, self.hop_length = spectrum.n_bins, spectrum.hop_length
-        self.left = spectrum.n_fft // 2 - spectrum.offset
-        self.right = spectrum.win_length - self.left  # enough for the last centred frame, 1 + n_samples // hop_length
-        # Over the window's own samples only: the zeros around it in an n_fft frame cost nothing.
-        position = torch.arange(spectrum.win_length, dtype=torch.float64) + spectrum.offset
-        angle = 2 * math.pi / spectrum.n_fft * torch.arange(self.n_bins, dtype=torch.float64)[:, None] * position
-        basis = torch.cat([torch.cos(angle), -torch.sin(angle)]) * taps  # (2F, win)
-        self.register_buffer("basis", basis.float()[:, None], persistent=False)  # (2F, 1, win)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        padded = F.pad(waveform, (self.left, self.right))[:, None]  # (B, 1, N)
-        parts = F.conv1d(padded, self.basis, stride=self.hop_length)  # (B, 2F, T')
-        parts = parts[:, :, : waveform.shape[1] // self.hop_length + 1]
-        return parts[:, : self.n_bins].square() + parts[:, self.n_bins :].square()
-
-
 class TwoStepDFT(nn.Module):
-    """Power spectrum of long frames in two small matrix products: waveform (B, N) -> (B, n_bins, n_frames).
+    """Power spectrum in two small matrix products: waveform (B, N) -> (B, n_bins, n_frames).
 
     A frame of ``rows * columns`` samples, written row by row, is transformed down its columns, turned by the twiddle
     factors, and transformed along its rows. The sound is real, so half of the first transforms say all: bin ``k`` has
@@ -301,7 +275,7 @@ class Mel(SpectralFeature):
         filters = mel_filters(n_fft, n_mels, sample_rate=sample_rate, f_min_hz=f_min_hz, f_max_hz=f_max_hz)
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)  # (n_mels, F)
         # An eighth of the bands sees an eighth of the bins or less: worth eight products where the spectrum is fine.
-        self.blocks = dense_blocks(filters, 8 if n_fft >= FINE_N_FFT else 1)
+        self.blocks = dense_blocks(filters, 8 if n_fft >= 1024 else 1)
         # Real and imaginary parts lie side by side: filters that hold each weight twice add them up on the way.
         self.pair_filters = [(2 * bins.start, self.filters[rows, bins].repeat_interleave(2, dim=1).T.contiguous())
                              for rows, bins in dense_blocks(filters, math.ceil(n_mels / 16))]  # fmt: skip
