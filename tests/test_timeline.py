@@ -44,8 +44,9 @@ def test_a_short_region_has_the_answer_of_the_whole_region(recognizer, recording
     waveform = recording(1, 1.5)
     finder = SpeechFinder(EnergyDetector())
     (region,) = finder.feed(waveform) + finder.finish()
-    front, back = region.waveform[:1_600][::-1], region.waveform[-1_600:][::-1]  # 0.1 s of room, mirrored
-    heard = np.concatenate([front, region.waveform, back])
+    front, back = region.waveform[:1_600], region.waveform[-1_600:]  # 0.1 s of room, to and fro for 0.4 s
+    to_and_fro = [front, front[::-1], front, front[::-1]], [back[::-1], back, back[::-1], back]
+    heard = np.concatenate([*to_and_fro[0], region.waveform, *to_and_fro[1]])
     expected = recognizer.predict(heard, sample_rate=SAMPLE_RATE)
     (segment,) = hear(recognizer, waveform, min_confidence=0).segments
     assert segment.emotion == expected.emotion
@@ -118,14 +119,14 @@ def test_a_moment_of_something_else_is_smoothed_away_and_seconds_are_not():
 class Everything:
     """A detector to which all is speech."""
 
-    def probs(self, frames):
-        return np.ones(len(frames), np.float32)
+    def probs(self, sounds):
+        return [np.ones(len(frames), np.float32) for frames in sounds]
 
 
 def test_one_emotion_after_the_other_without_a_pause(recognizer, make_tone, monkeypatch):
     """The tiny model's emotions follow loudness: a region with two halves is two segments."""
     monkeypatch.setattr(timelines, "load_detector", lambda vad: Everything())
-    halves = [make_tone(220, 10.0, amplitude=0.25), make_tone(3_000, 10.0, amplitude=1.0)]
+    halves = [make_tone(400, 10.0, amplitude=0.25), make_tone(3_000, 10.0, amplitude=1.0)]
     emotions = [recognizer.predict(half, sample_rate=SAMPLE_RATE).emotion for half in halves]
     assert len(set(emotions)) == 2
     segments = hear(recognizer, np.concatenate(halves), min_confidence=0).segments
@@ -204,6 +205,34 @@ def test_a_clip_that_comes_again_gets_the_same_answer(recognizer, make_speech):
     ]
     assert len({answer.emotion for answer in answers}) == 1
     assert [answer.probs for answer in answers] == [pytest.approx(answers[0].probs, abs=1e-6)] * 4
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.15, 0.5])
+def test_neighbours_change_no_answer(recognizer, make_speech, pause_s):
+    """Nor whether it is sure: clips with 0.2 s of a room of their own, some soft and some noisy."""
+    rng = np.random.default_rng(1)
+    room = np.zeros(round(0.2 * SECOND))
+    clips = []
+    for seed in range(6):
+        clip = np.concatenate([room, make_speech(seed, 1.1 + 0.137 * seed), room])
+        noise = rng.normal(0, 10 ** -(2.5 + seed / 3), len(clip))
+        clips.append((clip + noise).astype(np.float32))
+    parts, places = [np.zeros(SECOND // 2, np.float32)], []
+    for index in np.concatenate([rng.permutation(len(clips)) for _ in range(5)]):
+        places.append((index, (sum(map(len, parts)) + len(clips[index]) / 2) / SECOND))
+        parts += [clips[index], np.zeros(round(pause_s * SECOND), np.float32)]
+    waveform = np.concatenate(parts)
+    confidences = [segment.confidence for segment in hear(recognizer, waveform, min_confidence=0).segments]
+    n_different = 0
+    for limit in np.quantile(confidences, [0.2, 0.35, 0.5, 0.65, 0.8]):
+        found = hear(recognizer, waveform, min_confidence=float(limit)).segments
+        answers = {}
+        for index, middle_s in places:
+            (segment,) = (segment for segment in found if segment.start_s <= middle_s < segment.end_s)
+            answers.setdefault(index, set()).add(segment.emotion)
+        assert {len(given) for given in answers.values()} == {1}
+        n_different += len(set.union(*answers.values()))
+    assert n_different > 5, "all clips always have one answer, so that nothing was tested"
 
 
 def test_the_file_is_its_samples(recognizer, recording, write_sound):

@@ -2,11 +2,10 @@
 
 The method, step by step; the constants below are its only settings:
 
-1. The sound is decoded block by block, and speech is found in it (``undertone.speech``): regions between pauses,
-   whose edges are set by the sound. No answer crosses a pause, so that the same words get the same answer wherever
-   they stand.
-2. The model learnt from clips that begin and end quietly: each region is heard with the sound around it, half of the
-   pause at most, and ``FILL_S`` of that room mirrored.
+1. The sound is decoded block by block, and speech is found in it (``undertone.speech``): regions between pauses, each
+   found by its own sound. No answer crosses a pause, so that the same words get the same answer wherever they stand.
+2. The model learnt from clips that begin and end quietly, and what lies around a region depends on its neighbours: it is
+   heard with the little room that it comes with, the outer ``BOUNCE_S`` of which go on, to and fro, for ``FILL_S``.
 3. A region up to ``MAX_WHOLE`` times the model's recommended duration is heard whole. A longer one is heard in
    overlapping windows of that duration, evenly spaced from its start to its end; each tenth of a second has the mean of
    the calibrated probabilities of its windows, weighted towards their middles.
@@ -14,8 +13,8 @@ The method, step by step; the constants below are its only settings:
    ``STAY_PROB``, each second of sound counts as one observation, and the most probable path (Viterbi) is cut into
    segments.
 5. A segment's probabilities are their means over its time, its confidence is that of its emotion; below
-   ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Neighbours of the same emotion become one across pauses up
-   to ``MAX_MERGE_PAUSE_S``.
+   ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Only then do neighbours of the same emotion become one, across
+   pauses up to ``MAX_MERGE_PAUSE_S``.
 """
 
 import os
@@ -36,7 +35,8 @@ __all__ = ["ChannelTotals", "Segment", "Timeline", "TurningPoint", "timeline", "
 
 MAX_WHOLE = 1.5  # recommended durations that are heard at once
 OVERLAP = 4  # windows that hear each moment of a longer region
-FILL_S = 0.1  # of mirrored room in front and behind
+FILL_S = 0.4  # of room in front and behind, made of
+BOUNCE_S = 0.1  # of the region's own, to and fro
 
 BIN_S = 0.1  # resolution inside a region
 STAY_PROB = 0.7  # that an emotion goes on for another second
@@ -382,16 +382,13 @@ def _plan_windows(region: Region, window_s: float) -> _Plan:
 
 
 def _with_quiet_ends(region: Region) -> tuple[np.ndarray, int]:
-    """Return the region between mirrored pieces of its room, and the samples in front of its start."""
-    sound = region.waveform
-    front = _mirror(sound[::-1])[::-1] if not region.is_cut_before else sound[:0]
-    back = _mirror(sound) if not region.is_cut_after else sound[:0]
-    return np.concatenate([front, sound, back]), len(front) + region.before
-
-
-def _mirror(sound: np.ndarray) -> np.ndarray:
-    """Return the last FILL_S of sound, backwards."""
-    return sound[-round(FILL_S * SAMPLE_RATE) :][::-1]
+    """Return the region with more of its room on both sides, and the samples in front of its start."""
+    sound, n_bounce = region.waveform, round(BOUNCE_S * SAMPLE_RATE)
+    n_front = 0 if region.is_cut_before else round(FILL_S * SAMPLE_RATE)
+    n_back = 0 if region.is_cut_after else round(FILL_S * SAMPLE_RATE)
+    front = np.pad(sound[:n_bounce], (n_front, 0), mode="symmetric")[:n_front]
+    back = np.pad(sound[-n_bounce:], (0, n_back), mode="symmetric")[min(n_bounce, len(sound)) :]
+    return np.concatenate([front, sound, back]), n_front + region.before
 
 
 def _cut_region(region: Region, channel: int | None, probs: np.ndarray, min_confidence: float) -> Iterator[_Piece]:
