@@ -4,8 +4,8 @@ The method, step by step; the constants below are its only settings:
 
 1. The sound is decoded block by block, and speech is found in it (``undertone.speech``): regions between pauses, each
    found by its own sound. No answer crosses a pause, so that the same words get the same answer wherever they stand.
-2. The model learnt from clips that begin and end quietly, and what lies around a region depends on its neighbours: it is
-   heard with the little room that it comes with, the outer ``BOUNCE_S`` of which go on, to and fro, for ``FILL_S``.
+2. The model learnt from clips that begin and end quietly, and what lies around a region depends on its neighbours: it
+   is heard with the little room that it comes with, the outer ``BOUNCE_S`` of which go on, to and fro, for ``FILL_S``.
 3. A region up to ``MAX_WHOLE`` times the model's recommended duration is heard whole. A longer one is heard in
    overlapping windows of that duration, evenly spaced from its start to its end; each tenth of a second has the mean of
    the calibrated probabilities of its windows, weighted towards their middles.
@@ -13,8 +13,8 @@ The method, step by step; the constants below are its only settings:
    ``STAY_PROB``, each second of sound counts as one observation, and the most probable path (Viterbi) is cut into
    segments.
 5. A segment's probabilities are their means over its time, its confidence is that of its emotion; below
-   ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Only then do neighbours of the same emotion become one, across
-   pauses up to ``MAX_MERGE_PAUSE_S``.
+   ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Only then do neighbours of the same emotion become one,
+   across pauses up to ``MAX_MERGE_PAUSE_S``.
 """
 
 import os
