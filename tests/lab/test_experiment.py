@@ -86,6 +86,23 @@ def test_scores_are_those_of_the_stored_logits(evaluated):
     assert report["scores"]["uar"] == pytest.approx(uar(target, predicted, n_classes=8))
 
 
+def test_answers_are_compared_with_what_listeners_heard(evaluated, dataset):
+    """Made-up votes: the emotion meant, but for anger, which all heard as fear; sadness was a tie, surprise not asked."""
+    votes = {"anger": ("fear",), "sadness": ("sadness", "fear"), "surprise": ()}
+    heard = [replace(clip, voted_emotion=votes.get(clip.emotion, (clip.emotion,))) for clip in dataset.utterances]
+    fold = read_fold(evaluated[0], 0)
+    voted = summarise([fold], replace(dataset, utterances=tuple(heard)))["voted"]
+    names = [("fear" if clip["emotion"] == "anger" else clip["emotion"]) for clip in fold["test"]]
+    asked = [row for row, clip in enumerate(fold["test"]) if clip["emotion"] not in ("sadness", "surprise")]
+    target = np.array([fold["classes"].index(names[row]) for row in asked])
+    hit = np.argmax(fold["test_logits"], axis=1)[asked] == target
+    assert voted["n_utterances"] == len(asked) == 24 and voted["corpora"] == ["ravdess"]
+    assert voted["war"] == pytest.approx(hit.mean())
+    assert voted["uar"] == pytest.approx(np.mean([hit[target == c].mean() for c in np.unique(target)]))
+    assert voted["acted_war"] == pytest.approx(20 / 24)  # four clips of anger
+    assert "voted" not in summarise([fold], dataset)  # nobody was asked
+
+
 def test_done_folds_are_not_run_again(evaluated, ravdess_root, quick_recipe, monkeypatch):
     run_dir, report, cache_dir = evaluated
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}

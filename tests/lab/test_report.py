@@ -101,6 +101,7 @@ def hostile():
     fold |= {"banner": f"{BANNER} {HOSTILE}", "audit": {}, "audit_summary": HOSTILE, "extra_train": [HOSTILE]}
     fold["history"][3]["train_loss"] = float("nan")
     dataset = SimpleNamespace(
+        utterances=(),
         problems=(Problem("conflict", (HOSTILE, "b"), (HOSTILE, "b"), ("anger", "fear")),),
         unreadable={HOSTILE: HOSTILE},
     )

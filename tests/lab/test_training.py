@@ -470,3 +470,11 @@ def test_two_processes_train_one_model(make_recipe, train, dev, tmp_path):
     first, second = (json.loads(Path(run_dir, f"rank-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first[0] == 3
+
+
+def test_tiny_numbers_are_zero_in_training_and_numbers_again_behind_it(train, make_recipe, tmp_path):
+    tiny, seen = torch.tensor([1e-39]), []
+    recipe = make_recipe(training={"epochs": 1})
+    fit(recipe, CLASSES, train, None, tmp_path, on_epoch=lambda *_: seen.append(float(tiny * 1)))
+    assert seen == [0.0]
+    assert float(tiny * 1) > 0

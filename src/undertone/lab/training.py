@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ def _has_fast_bf16(accelerator: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def _tiny_numbers_as_zero() -> Iterator[None]:
+    """Numbers below 1e-38 change no weight, and processors take long over them; elsewhere they keep their values."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_tiny_numbers_as_zero()
 def fit(
     recipe: Recipe,
     classes: tuple[str, ...],
@@ -113,7 +125,6 @@ def fit(
     run_dir.mkdir(parents=True, exist_ok=True)
     _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
 
-    torch.set_flush_denormal(True)  # numbers below 1e-38 change no weight, and processors take long over them
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
     front_end = model.front_end
