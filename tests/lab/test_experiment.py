@@ -87,7 +87,7 @@ def test_scores_are_those_of_the_stored_logits(evaluated):
 
 
 def test_answers_are_compared_with_what_listeners_heard(evaluated, dataset):
-    """Made-up votes: the emotion meant, but for anger, which all heard as fear; sadness was a tie, surprise not asked."""
+    """Made-up votes: as meant, but for anger, which all heard as fear; sadness was a tie, surprise not asked."""
     votes = {"anger": ("fear",), "sadness": ("sadness", "fear"), "surprise": ()}
     heard = [replace(clip, voted_emotion=votes.get(clip.emotion, (clip.emotion,))) for clip in dataset.utterances]
     fold = read_fold(evaluated[0], 0)
