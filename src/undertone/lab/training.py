@@ -40,6 +40,7 @@ from undertone.lab.batches import (
 )
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.features import FrontEnd
+from undertone.lab.muon import Muon
 from undertone.lab.recipes import EmotionModel, Recipe, TrainingConfig, build_model
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -299,7 +300,8 @@ def _build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-7)
-    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer](groups, lr=config.lr)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "muon": Muon}
+    return kinds[config.optimizer](groups, lr=config.lr)
 
 
 def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabric: Fabric) -> Any:

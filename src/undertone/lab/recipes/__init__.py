@@ -43,7 +43,8 @@ class TrainingConfig:
     batch_size
         Clips per step and device.
     optimizer
-        ``"adamw"``, ``"adam"`` or ``"rmsprop"`` (Keras's: decay 0.9, epsilon 1e-7).
+        ``"adamw"``, ``"adam"``, ``"muon"`` (:class:`~undertone.lab.muon.Muon`) or ``"rmsprop"``
+        (Keras's: decay 0.9, epsilon 1e-7).
     lr
         Learning rate; the peak of the one-cycle schedule.
     schedule
@@ -108,7 +109,7 @@ class TrainingConfig:
 
 
 CHOICES = {
-    "optimizer": ("adamw", "adam", "rmsprop"),
+    "optimizer": ("adamw", "adam", "muon", "rmsprop"),
     "schedule": ("one-cycle", "constant", "plateau"),
     "plateau_monitor": ("train_loss", "dev_loss", "dev_uar", "dev_war"),
     "choose": ("dev_uar", "dev_war", "dev_loss", "last"),
