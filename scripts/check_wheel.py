@@ -2,7 +2,7 @@
 
 Examples
 --------
-``python scripts/check_wheel.py dist/undertone-0.1.0-py3-none-any.whl``
+``python scripts/check_wheel.py dist/undertone-0.2.0-py3-none-any.whl``
 """
 
 import sys

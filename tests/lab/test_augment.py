@@ -24,9 +24,11 @@ from undertone.lab.augment import (
     draw_equaliser,
     draw_masks,
     draw_noise,
+    draw_partners,
     draw_speed,
     draw_step,
     mix,
+    mix_styles,
     warp_spectrogram,
 )
 from undertone.lab.effects import pitch_shift, roll, time_stretch
@@ -189,6 +191,33 @@ def test_mix_of_two_rows():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [4.0, 8.0]])
     mixed = mix(rows, torch.tensor([1, 2, 2]), 0.75)
     assert mixed.tolist() == [[0.75, 0.25], [1.0, 2.75], [4.0, 8.0]]
+
+
+def test_partners_share_the_emotion_and_are_others_where_there_are_others(rng):
+    kind = rng.integers(0, 5, 60)
+    kind[7] = 9  # the only one of its kind
+    partner = draw_partners(rng, kind)
+    assert (kind[partner] == kind).all()
+    assert np.flatnonzero(partner == np.arange(60)).tolist() == [7]
+
+
+def test_a_mixed_style_has_the_statistics_between_both(rng):
+    mask = torch.ones(3, 40)
+    mask[1, 25:] = 0
+    scale = torch.tensor([1.0, 2.0, 0.5])[:, None, None]
+    noise = torch.from_numpy(rng.standard_normal((3, 6, 40)).astype(np.float32))
+    features = (noise * scale + 3 * scale) * mask[:, None]
+    mixed = mix_styles(features, mask, torch.tensor([1, 2, 0]), torch.tensor([0.0, 0.5, 1.0]))
+
+    def statistics(rows, row):
+        valid = rows[row][:, mask[row] > 0]
+        return torch.stack((valid.mean(1), valid.std(1, correction=0)))
+
+    torch.testing.assert_close(statistics(mixed, 0), statistics(features, 1), rtol=1e-4, atol=1e-4)
+    between = (statistics(features, 1) + statistics(features, 2)) / 2
+    torch.testing.assert_close(statistics(mixed, 1), between, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mixed[2], features[2], rtol=1e-5, atol=1e-5)
+    assert not mixed[1, :, 25:].any()
 
 
 @pytest.mark.parametrize(

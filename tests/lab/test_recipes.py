@@ -105,6 +105,10 @@ def changed(name, value):
         return next(choice for choice in CHOICES[name] if choice != value)
     if isinstance(value, str):
         return value + "x"
+    if name.endswith("_probability"):
+        return (value + 1) / 2
+    if name.startswith("min_"):
+        return value - 0.01
     return [*value, 1] if isinstance(value, list) else value + 1
 
 

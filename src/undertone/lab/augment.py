@@ -104,6 +104,10 @@ class AugmentConfig:
     equaliser_db
         Other microphones: a smooth curve over the bands of a log-mel, this far up or down at most, zero on the average
         (FilterAugment, Nam et al. 2022, arXiv:2110.03282, in its linear form).
+    style_probability, style_alpha
+        Mean and deviation of each band moved towards those of another clip of the same emotion: how often, and the Beta
+        distribution of how far (MixStyle, Zhou et al. 2021, arXiv:2104.02008, over the bands as Kim et al. 2022,
+        arXiv:2206.12513; that the partner shares the emotion is ours).
     """
 
     speed: float = 0.0
@@ -141,6 +145,8 @@ class AugmentConfig:
     min_codec_quality: float = field(default=0.0, metadata=LATER)
     max_codec_quality: float = field(default=0.7, metadata=LATER)
     equaliser_db: float = field(default=0.0, metadata=LATER)
+    style_probability: float = field(default=0.0, metadata=LATER)
+    style_alpha: float = field(default=0.3, metadata=LATER)
 
     def __post_init__(self) -> None:
         for probability, step in self.waveform_steps():
@@ -523,3 +529,31 @@ def draw_masks(rng: np.random.Generator, n_rows: int, n_masks: int, max_width: i
 def mix(rows: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
     """``share`` of each row plus ``1 - share`` of its partner's row; ``partner`` (batch,) indexes rows."""
     return share * rows + (1 - share) * rows[partner]
+
+
+def draw_partners(rng: np.random.Generator, kind: np.ndarray) -> np.ndarray:
+    """For each row another row of the same ``kind`` (n,), (n,) int64; a row that is the only one is its own partner."""
+    partner = np.arange(len(kind))
+    for value in np.unique(kind):
+        rows = rng.permutation(np.flatnonzero(kind == value))
+        partner[rows] = np.roll(rows, 1)
+    return partner
+
+
+def mix_styles(features: Tensor, mask: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """Move mean and deviation of each band, over the valid frames, towards the partner's.
+
+    Parameters
+    ----------
+    features, mask
+        (batch, bands, frames), zero where ``mask`` (batch, frames) is, which is one elsewhere.
+    partner, share
+        (batch,) row indices, and how much of a row's own statistics is kept: 1 leaves it as it is.
+    """
+    mask = mask[:, None].to(features.dtype)
+    count = mask.sum(2, keepdim=True).clamp(min=1)
+    mean = (features * mask).sum(2, keepdim=True) / count
+    std = (((features - mean) * mask).square().sum(2, keepdim=True) / count + 1e-6).sqrt()
+    keep = share[:, None, None]
+    normal = (features - mean) / std
+    return (normal * mix(std, partner, keep) + mix(mean, partner, keep)) * mask

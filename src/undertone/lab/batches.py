@@ -25,8 +25,10 @@ from undertone.lab.augment import (
     draw_equaliser,
     draw_masks,
     draw_noise,
+    draw_partners,
     draw_speed,
     mix,
+    mix_styles,
     warp_spectrogram,
 )
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
@@ -185,6 +187,12 @@ def augment_batch(
         if config.equaliser_db:
             gains = torch.from_numpy(draw_equaliser(rng, n, n_bands, config.equaliser_db)).to(device) / front_end.scale
             features = features + gains[:, :, None] * frame_mask(n_valid, n_frames)[:, None]
+        if config.style_probability:
+            share = rng.beta(config.style_alpha, config.style_alpha, n)
+            share = np.where(rng.uniform(size=n) < config.style_probability, share, 1.0).astype(np.float32)
+            same_emotion = torch.from_numpy(draw_partners(rng, target.argmax(1).cpu().numpy())).to(device)
+            mask = frame_mask(n_valid, n_frames)
+            features = mix_styles(features, mask, same_emotion, torch.from_numpy(share).to(device))
         max_frames = int(config.max_mask_s * (front_end.features.frames_per_second or 0))
         band_mask = draw_masks(rng, n, config.n_band_masks, config.max_mask_bands, n_bands)
         time_mask = draw_masks(rng, n, config.n_time_masks, max_frames, n_frames)
