@@ -184,8 +184,12 @@ def command_of(report: Mapping[str, Any]) -> str:
     >>> report = {"protocol": "tess-speaker", "recipe": {"name": "undertone-small"}, "seed": 1, "n_folds": 2}
     >>> command_of({**report, "folds": [1], "extra_train": ["savee"]})
     'undertone lab evaluate tess-speaker undertone-small --data ROOT --extra-train savee --seed 1 --folds 1'
+    >>> command_of({**report, "seed": 0, "folds": [0, 1], "extra_train": [], "conditions": {}})
+    'undertone lab evaluate tess-speaker undertone-small --data ROOT --conditions'
     """
     words = ["undertone", "lab", "evaluate", report["protocol"], report["recipe"]["name"], "--data", "ROOT"]
+    if "conditions" in report:
+        words.append("--conditions")
     for corpus in report["extra_train"]:
         words += ["--extra-train", corpus]
     if report["seed"]:
