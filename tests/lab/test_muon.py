@@ -64,3 +64,25 @@ def test_a_convolution_is_the_matrix_of_its_channels():
     assert torch.equal(weights[0].flatten(1), weights[1])
     assert is_matrix(weights[0]) and not is_matrix(torch.zeros(7, 128)) and not is_matrix(torch.zeros(64))
     assert not is_matrix(torch.zeros(16, 1, 3, 3))  # a kernel for each channel, nine numbers
+
+
+def test_a_state_that_is_read_back_goes_on_as_before():
+    def make():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(20, 16), nn.Linear(16, 3))
+        return module, Muon(module.parameters(), lr=0.01)
+
+    def train(module, optimizer, seeds):
+        for seed in seeds:
+            module(torch.randn(5, 20, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    whole, parts = make(), make()
+    train(*whole, range(4))
+    train(*parts, range(2))
+    again = make()
+    again[0].load_state_dict(parts[0].state_dict())
+    again[1].load_state_dict(parts[1].state_dict())
+    train(*again, range(2, 4))
+    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), again[0].parameters(), strict=True))

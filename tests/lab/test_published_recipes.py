@@ -21,6 +21,7 @@ from undertone.lab.corpora import load as load_corpora
 from undertone.lab.data import Waveforms, pad_batch, to_int16
 from undertone.lab.evaluation import CORPUS_CLASSES, get_protocol, softmax
 from undertone.lab.export import PARITY, ExportedModel, to_onnx
+from undertone.lab.muon import Muon
 from undertone.lab.recipes import build_model, load_recipe, n_parameters, recipe_names
 from undertone.lab.training import compute_logits, fit
 from undertone.onnx_reader import check_graph
@@ -183,7 +184,7 @@ def test_a_training_step_moves_every_parameter(recipe, model, batch):
     features, n_valid = features.repeat(2, 1, 1), n_valid.repeat(2)
     features = features + 0.1 * features.std() * torch.randn(features.shape)
     network = copy.deepcopy(model.network).train()
-    rates = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+    rates = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop, "muon": Muon}
     optimizer = rates[recipe.training.optimizer](network.parameters(), lr=recipe.training.lr)
     output, target = network(features, n_valid), torch.arange(len(features)) % len(classes_of(recipe))
     loss = F.cross_entropy(output.logits, target)

@@ -30,7 +30,12 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"]:
                 if parameter.grad is None or not is_matrix(parameter):
                     continue
-                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())  # which AdamW expects of every state that it reads back
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["step"] += 1
+                momentum = state["momentum"]
                 momentum.lerp_(parameter.grad, 1 - group["betas"][0])
                 towards = parameter.grad.lerp(momentum, group["betas"][0]).flatten(1)
                 step = orthogonalise(towards).view_as(parameter)
