@@ -2,6 +2,10 @@
 
 # ruff: noqa: E402 - imports follow the check that torch is there
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,3 +93,39 @@ def test_a_study_compares_seed_by_seed_and_goes_on(ravdess_root, quick_recipe, e
     assert run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], **arguments) == rows
     with pytest.raises(StudyError, match="other dev folds"):
         run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], protocol=PROTOCOL, dev_folds=[2])
+
+
+PARENT = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from undertone.lab.study import _begin_process
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_a_study_that_is_killed_leaves_no_training_behind(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(process):
+    """Whether a process is there and no zombie that nobody has collected."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -9,10 +9,12 @@ back. Differences are taken seed by seed, because seeds move together: the same 
 """
 
 import json
+import os
+import threading
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,7 @@ def run_study(
     folders = {(change, seed): run_dir / recipes[change].hash / f"seed-{seed}" for change, seed in trials}
     open_trials = [trial for trial in trials if not (folders[trial] / "result.json").exists()]
     shared = (root, corpora, protocol, tuple(dev_folds), accelerator)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
         running = {
             pool.submit(_run_trial_alone, recipes[change].to_json(), folders[change, seed], seed, *shared): (
                 change,
@@ -206,8 +208,17 @@ def summarise_study(
         }
 
 
-def _use_one_thread() -> None:
+def _begin_process() -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the study does, killed or not: what goes on would write into the folders of the next one."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_trial_alone(
