@@ -84,11 +84,11 @@ def test_babble_is_of_speakers_the_fold_has_trained_on(evaluated, dataset, monke
         return apply(waveform, steps, rng, others=others)
 
     monkeypatch.setattr(robustness, "apply_steps", spy)
-    robustness.test_conditions(evaluated[0] / "fold-2", dataset)
+    robustness.hear_conditions(evaluated[0] / "fold-2", dataset)
     assert seen and all(other.tobytes() in allowed for other in seen)
 
 
 def test_clips_that_are_not_there_are_an_error(evaluated, dataset):
     fewer = replace(dataset, utterances=dataset.utterances[:50], waveforms=dataset.waveforms.select(range(50)))
     with pytest.raises(TrainingError, match="not among these clips"):
-        robustness.test_conditions(evaluated[0] / "fold-3", fewer)
+        robustness.hear_conditions(evaluated[0] / "fold-3", fewer)

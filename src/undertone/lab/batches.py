@@ -184,14 +184,14 @@ def augment_batch(
             features = warp_spectrogram(features, tempo, draw(1 - config.warp, 1 + config.warp))
             n_valid = torch.minimum((n_valid / tempo).ceil().long(), torch.full_like(n_valid, features.shape[2]))
         n_bands, n_frames = features.shape[1:]
+        mask = frame_mask(n_valid, n_frames)
         if config.equaliser_db:
             gains = torch.from_numpy(draw_equaliser(rng, n, n_bands, config.equaliser_db)).to(device) / front_end.scale
-            features = features + gains[:, :, None] * frame_mask(n_valid, n_frames)[:, None]
+            features = features + gains[:, :, None] * mask[:, None]
         if config.style_probability:
             share = rng.beta(config.style_alpha, config.style_alpha, n)
             share = np.where(rng.uniform(size=n) < config.style_probability, share, 1.0).astype(np.float32)
             same_emotion = torch.from_numpy(draw_partners(rng, target.argmax(1).cpu().numpy())).to(device)
-            mask = frame_mask(n_valid, n_frames)
             features = mix_styles(features, mask, same_emotion, torch.from_numpy(share).to(device))
         max_frames = int(config.max_mask_s * (front_end.features.frames_per_second or 0))
         band_mask = draw_masks(rng, n, config.n_band_masks, config.max_mask_bands, n_bands)

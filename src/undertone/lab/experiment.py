@@ -197,7 +197,7 @@ def run_fold(
         "extra_train": list(extra_train),
         "dev": [utterances[row].utterance_id for row in split.dev],
         "test": [_describe(utterances[row]) for row in split.test],
-        "test_logits": _rounded(compute_logits(model, dataset.waveforms.select(split.test))),
+        "test_logits": rounded(compute_logits(model, dataset.waveforms.select(split.test))),
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_file(done, json.dumps(result))
@@ -662,7 +662,8 @@ def _known_as(emotion: str, labels: tuple[str, ...]) -> str:
     return "neutral" if emotion == "calm" and "calm" not in labels else emotion
 
 
-def _rounded(logits: np.ndarray) -> list[list[float]]:
+def rounded(logits: np.ndarray) -> list[list[float]]:
+    """Logits as fold.json holds them."""
     return [[round(float(value), 5) for value in row] for row in logits]
 
 

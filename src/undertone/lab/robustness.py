@@ -16,7 +16,7 @@ from undertone.files import write_file
 from undertone.lab.augment import apply_steps
 from undertone.lab.data import Waveforms, to_float, to_int16
 from undertone.lab.evaluation import CORPUS_CLASSES
-from undertone.lab.experiment import FOLD_FILE, Dataset, summarise
+from undertone.lab.experiment import FOLD_FILE, Dataset, rounded, summarise
 from undertone.lab.export import load_run
 from undertone.lab.rounding import round_weights
 from undertone.lab.training import TrainingError, compute_logits
@@ -36,7 +36,7 @@ CONDITIONS: dict[str, list[dict[str, Any]]] = {
 N_OTHERS = 5  # voices of the babble, of speakers the fold has trained on: none of them is tested
 
 
-def test_conditions(
+def hear_conditions(
     fold_dir: Path, dataset: Dataset, *, on_condition: Callable[[int, int], None] | None = None
 ) -> dict[str, list[list[float]]]:
     """Logits of a finished fold's test clips under each of ``CONDITIONS`` and ``INT8``, in the order of ``fold.json``.
@@ -60,21 +60,14 @@ def test_conditions(
     logits = {}
     for done, (name, steps) in enumerate(CONDITIONS.items(), 1):
         altered = Waveforms(tuple(_alter(dataset, row, steps, babblers) for row in chosen), ("",) * len(chosen), {})
-        logits[name] = _rounded(compute_logits(model, altered))
+        logits[name] = rounded(compute_logits(model, altered))
         if on_condition is not None:
             on_condition(done, len(CONDITIONS))
     unaltered = dataset.waveforms.select(chosen)
     model.network = round_weights(model.network)
-    logits[INT8] = _rounded(compute_logits(model, unaltered))
+    logits[INT8] = rounded(compute_logits(model, unaltered))
     write_file(path, json.dumps({**identity, "logits": logits}))
     return logits
-
-
-test_conditions.__test__ = False  # type: ignore[attr-defined]  # a function of ours, not a test for pytest
-
-
-def _rounded(logits: np.ndarray) -> list[list[float]]:
-    return [[round(float(value), 5) for value in row] for row in logits]
 
 
 def _alter(dataset: Dataset, row: int, steps: list[dict[str, Any]], babblers: list[int]) -> np.ndarray:
@@ -107,7 +100,7 @@ def measure_conditions(
     for number, fold in enumerate(folds):
         before = number * len(CONDITIONS)
         report = None if on_condition is None else lambda done, _, before=before: on_condition(before + done, n_all)
-        for name, values in test_conditions(run_dir / f"fold-{fold}", dataset, on_condition=report).items():
+        for name, values in hear_conditions(run_dir / f"fold-{fold}", dataset, on_condition=report).items():
             logits.setdefault(name, []).append(np.array(values))
     classes = tuple(found[0]["classes"])
     tested = [clip for fold in found for clip in fold["test"]]

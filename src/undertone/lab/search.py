@@ -39,7 +39,7 @@ from undertone.lab.evaluation import (
     softmax,
 )
 from undertone.lab.evaluation.protocols import SHIPPED
-from undertone.lab.experiment import Dataset, load_dataset, parity_clips
+from undertone.lab.experiment import Dataset, load_dataset, parity_clips, rounded
 from undertone.lab.export_classic import export_classic
 from undertone.lab.nets import NETWORKS
 from undertone.lab.recipes import Recipe, parse_recipe
@@ -259,7 +259,7 @@ def _search_and_test(material: Material, split: Split, name: str, inner: InnerFo
         "war": float((logits.argmax(axis=1) == target).mean()),
         "seconds": round(time.perf_counter() - started, 1),
         "test": [material.dataset.utterances[row].utterance_id for row in split.test],
-        "test_logits": _rounded(logits),
+        "test_logits": rounded(logits),
     }
 
 
@@ -798,10 +798,6 @@ def _toml_value(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- files
-
-
-def _rounded(logits: np.ndarray) -> list[list[float]]:
-    return [[round(float(value), 5) for value in row] for row in logits]
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
