@@ -16,6 +16,7 @@ TINY_RECIPE = {
     "features": {"kind": "log-mel", "n_mels": 16},
     "network": {
         "kind": "se-resnet",
+        "centred": True,
         "widths": [4, 8],
         "time_stages": 2,
         "n_hidden": 16,

@@ -13,14 +13,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from undertone.lab import study
-from undertone.lab.evaluation import FOLDS
+from undertone.lab.evaluation import FOLDS, get_protocol
 from undertone.lab.experiment import load_dataset
 from undertone.lab.recipes import RecipeError, build_model
-from undertone.lab.study import BASE, StudyError, build_study_split, run_study, run_trial, vary
+from undertone.lab.robustness import CONDITIONS, hear_altered
+from undertone.lab.study import BASE, StudyError, build_study_split, run_study, run_trial, summarise_study, vary
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
 
 PROTOCOL = "ravdess-speaker"
+CLASSES = get_protocol(PROTOCOL).classes
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,36 @@ def test_a_study_compares_seed_by_seed_and_goes_on(ravdess_root, quick_recipe, e
     assert run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], **arguments) == rows
     with pytest.raises(StudyError, match="other dev folds"):
         run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], protocol=PROTOCOL, dev_folds=[2])
+
+
+def test_a_finished_training_is_asked_about_noise_and_not_repeated(dataset, quick_recipe, tmp_path, monkeypatch):
+    before = run_trial(dataset, quick_recipe, PROTOCOL, [0], tmp_path, seed=3, accelerator="cpu")
+    epochs, asked = [], []
+
+    def hear(model, dataset, rows, babblers):
+        asked.append((rows, babblers))
+        logits = hear_altered(model, dataset, rows, babblers)
+        return logits | {"telephone": np.eye(8)[[CLASSES.index(dataset.utterances[row].emotion) for row in rows]]}
+
+    monkeypatch.setattr(study, "hear_altered", hear)
+    result = run_trial(dataset, quick_recipe, PROTOCOL, [0], tmp_path, seed=3, conditions=True, accelerator="cpu",
+                       on_epoch=lambda *values: epochs.append(values))  # fmt: skip
+    assert not epochs
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert {key: value for key, value in result.items() if key != "lost"} == before
+    assert list(result["lost"]) == list(CONDITIONS)
+    assert result["lost"]["telephone"] == pytest.approx(before["mean_uar"] - 1)  # every answer was made right
+    split = build_study_split(dataset, PROTOCOL, [0])
+    assert asked == [(split.dev.tolist(), split.train.tolist())]
+
+
+@pytest.mark.parametrize(("lost", "mean"), [([0.1, 0.3], {"telephone": 0.2}), ([0.1, None], {})])
+def test_what_conditions_cost_is_the_mean_over_seeds_once_all_were_asked(lost, mean):
+    results = [{"mean_uar": 0.5, "uar": {"ravdess": 0.5}, "n_parameters": 1, "train_war": 0.6, "training_seconds": 1.0}
+               | ({} if value is None else {"lost": {"telephone": value}}) for value in lost]  # fmt: skip
+    found = {(BASE, seed): result for seed, result in enumerate(results)}
+    (row,) = summarise_study([BASE], [0, 1], found)
+    assert row["lost"] == pytest.approx(mean)
 
 
 PARENT = """

@@ -2,11 +2,11 @@
 
 The trained weights of a fold are asked again about the same test clips, altered; nothing is chosen by the answers. An
 alteration follows from the clip's audio alone, so that every system is asked about the same sound. Beside ``fold.json``
-then lies ``conditions.json``, which is written once and read back.
+then lies ``conditions.json``, which is written once and read back. Studies ask about their dev clips in the same way.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from undertone.lab.data import Waveforms, to_float, to_int16
 from undertone.lab.evaluation import CORPUS_CLASSES
 from undertone.lab.experiment import FOLD_FILE, Dataset, rounded, summarise
 from undertone.lab.export import load_run
+from undertone.lab.recipes import EmotionModel
 from undertone.lab.rounding import round_weights
 from undertone.lab.training import TrainingError, compute_logits
 
@@ -57,12 +58,8 @@ def hear_conditions(
     chosen = [rows[clip["id"]] for clip in fold["test"]]
     heard = {name for corpus in fold["train_corpora"].values() for name in corpus["speakers"]}
     babblers = [row for row, clip in enumerate(dataset.utterances) if clip.speaker_id in heard]
-    logits = {}
-    for done, (name, steps) in enumerate(CONDITIONS.items(), 1):
-        altered = Waveforms(tuple(_alter(dataset, row, steps, babblers) for row in chosen), ("",) * len(chosen), {})
-        logits[name] = rounded(compute_logits(model, altered))
-        if on_condition is not None:
-            on_condition(done, len(CONDITIONS))
+    altered = hear_altered(model, dataset, chosen, babblers, on_condition=on_condition)
+    logits = {name: rounded(values) for name, values in altered.items()}
     unaltered = dataset.waveforms.select(chosen)
     model.network = round_weights(model.network)
     logits[INT8] = rounded(compute_logits(model, unaltered))
@@ -70,7 +67,33 @@ def hear_conditions(
     return logits
 
 
-def _alter(dataset: Dataset, row: int, steps: list[dict[str, Any]], babblers: list[int]) -> np.ndarray:
+def hear_altered(
+    model: EmotionModel,
+    dataset: Dataset,
+    rows: Sequence[int],
+    babblers: Sequence[int],
+    *,
+    on_condition: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Logits, (n, n_classes), of the clips in ``rows`` under each of ``CONDITIONS``.
+
+    Parameters
+    ----------
+    babblers
+        Rows of the clips that babble is mixed from.
+    on_condition
+        Called with (conditions done, conditions in all).
+    """
+    logits = {}
+    for done, (name, steps) in enumerate(CONDITIONS.items(), 1):
+        altered = Waveforms(tuple(_alter(dataset, row, steps, babblers) for row in rows), ("",) * len(rows), {})
+        logits[name] = compute_logits(model, altered)
+        if on_condition is not None:
+            on_condition(done, len(CONDITIONS))
+    return logits
+
+
+def _alter(dataset: Dataset, row: int, steps: list[dict[str, Any]], babblers: Sequence[int]) -> np.ndarray:
     seed = int(dataset.waveforms.digests[row], 16)
     others = [dataset.waveforms.clips[babblers[k]]
               for k in np.random.default_rng([seed, 1]).choice(len(babblers), N_OTHERS, replace=False)]  # fmt: skip
@@ -106,23 +129,28 @@ def measure_conditions(
     tested = [clip for fold in found for clip in fold["test"]]
     target = np.array([classes.index(clip["emotion"]) for clip in tested])
     corpora = np.array([clip["corpus"] for clip in tested])
-    uars = {name: _uar_by_corpus(target, np.concatenate(parts), classes, corpora) for name, parts in logits.items()}
-    clean = uars[CLEAN]
-    lost = {name: float(np.mean([clean[corpus] - own[corpus] for corpus in clean]))
-            for name, own in uars.items() if name != CLEAN}  # fmt: skip
+    uars = {name: uar_by_corpus(target, np.concatenate(parts), classes, corpora) for name, parts in logits.items()}
     int8 = summarise(
         [fold | {"test_logits": rows.tolist()} for fold, rows in zip(found, logits[INT8], strict=True)], dataset
     )
     kept = ("scores", "per_fold", "mean_uar", "corpora", "restricted", "voted")
     return {
-        "conditions": {"uar": uars, "lost": lost},
+        "conditions": {"uar": uars, "lost": uar_lost(uars)},
         "int8": {key: int8[key] for key in kept if key in int8},
     }
 
 
-def _uar_by_corpus(
+def uar_lost(uars: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean over corpora of the clean UAR minus each condition's; ``uars`` is condition -> corpus -> UAR."""
+    clean = uars[CLEAN]
+    return {name: float(np.mean([clean[corpus] - own[corpus] for corpus in clean]))
+            for name, own in uars.items() if name != CLEAN}  # fmt: skip
+
+
+def uar_by_corpus(
     target: np.ndarray, logits: np.ndarray, classes: tuple[str, ...], corpora: np.ndarray
 ) -> dict[str, float]:
+    """Return corpus -> UAR, each clip among the emotions of its corpus; targets (n,), logits (n, n_classes)."""
     uars = {}
     for corpus in dict.fromkeys(corpora.tolist()):
         rows = corpora == corpus

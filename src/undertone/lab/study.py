@@ -26,6 +26,7 @@ from undertone.lab.evaluation import CORPUS_CLASSES, Split, audit_split, get_pro
 from undertone.lab.evaluation.protocols import list_test_speakers
 from undertone.lab.experiment import Dataset, load_dataset
 from undertone.lab.recipes import Recipe, n_parameters, parse_recipe
+from undertone.lab.robustness import CLEAN, hear_altered, uar_by_corpus, uar_lost
 from undertone.lab.training import compute_logits, fit, make_fabric
 
 BASE = "as it is"
@@ -94,19 +95,25 @@ def run_trial(
     run_dir: Path,
     *,
     seed: int,
+    conditions: bool = False,
     accelerator: str = "auto",
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
-    """Train once and score the last weights on the dev speakers; what ``result.json`` then holds."""
+    """Train once and score the last weights on the dev speakers; what ``result.json`` then holds.
+
+    With ``conditions``, the dev clips are heard in noise, rooms and telephones, too, and ``lost`` is the UAR that each
+    costs, the mean over corpora. A training that is finished is not done again for it.
+    """
     split = build_study_split(dataset, protocol, dev_folds)
     audit_split(split, dataset.utterances, dataset.waveforms.digests).check()
     train, dev = dataset.clips(split.train, split.classes), dataset.clips(split.dev, split.classes)
     fabric = make_fabric(precision=recipe.training.precision, accelerator=accelerator)
     model, history = fit(recipe, split.classes, train, None, run_dir, seed=seed, fabric=fabric, on_epoch=on_epoch)
     clips = [dataset.utterances[row] for row in split.dev]
+    logits = compute_logits(model, dev.waveforms)
     both = scores_by_corpus(
         dev.target,
-        softmax(compute_logits(model, dev.waveforms)),
+        softmax(logits),
         classes=split.classes,
         corpora=[clip.corpus for clip in clips],
         speakers=[clip.speaker_id for clip in clips],
@@ -128,6 +135,11 @@ def run_trial(
         "ece": {corpus: kinds["restricted"]["ece"] for corpus, kinds in both.items()},
     }
     result["mean_uar"] = float(np.mean(list(result["uar"].values())))
+    if conditions:
+        heard = {CLEAN: logits} | hear_altered(model, dataset, split.dev.tolist(), split.train.tolist())
+        corpora = np.array([clip.corpus for clip in clips])
+        uars = {name: uar_by_corpus(dev.target, own, split.classes, corpora) for name, own in heard.items()}
+        result["lost"] = uar_lost(uars)
     write_file(run_dir / "result.json", json.dumps(result))
     return result
 
@@ -141,6 +153,7 @@ def run_study(
     protocol: str = "pooled-speaker",
     dev_folds: Sequence[int] = (3, 4),
     seeds: Sequence[int] = (0, 1, 2),
+    conditions: bool = False,
     jobs: int = 1,
     accelerator: str = "auto",
     on_decode: Callable[[int, int], None] | None = None,
@@ -152,6 +165,8 @@ def run_study(
     ----------
     changes
         As :func:`vary` reads them; the recipe as it is comes first in any case.
+    conditions
+        As :func:`run_trial` takes it.
     jobs
         Trainings at a time, each a process of its own; seeds come before variations, so that an early end leaves whole
         comparisons.
@@ -165,8 +180,8 @@ def run_study(
     build_study_split(dataset, protocol, dev_folds)
     trials = [(change, seed) for seed in seeds for change in wanted]
     folders = {(change, seed): run_dir / recipes[change].hash / f"seed-{seed}" for change, seed in trials}
-    open_trials = [trial for trial in trials if not (folders[trial] / "result.json").exists()]
-    shared = (root, corpora, protocol, tuple(dev_folds), accelerator)
+    open_trials = [trial for trial in trials if not _is_finished(folders[trial], conditions)]
+    shared = (root, corpora, protocol, tuple(dev_folds), conditions, accelerator)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
         running = {
             pool.submit(_run_trial_alone, recipes[change].to_json(), folders[change, seed], seed, *shared): (
@@ -203,9 +218,22 @@ def summarise_study(
             "deviation": float(means.std(ddof=1)) if len(seeds) > 1 else None,
             "difference": float(differences.mean()),
             "difference_deviation": float(differences.std(ddof=1)) if len(seeds) > 1 else None,
+            "lost": _mean_lost(own),
             "train_war": float(np.mean([result["train_war"] for result in own])),
             "training_seconds": float(np.mean([result["training_seconds"] for result in own])),
         }
+
+
+def _mean_lost(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Condition -> UAR lost, the mean over seeds; empty unless all have been asked."""
+    if not all("lost" in result for result in results):
+        return {}
+    return {name: float(np.mean([result["lost"][name] for result in results])) for name in results[0]["lost"]}
+
+
+def _is_finished(folder: Path, conditions: bool) -> bool:
+    path = folder / "result.json"
+    return path.exists() and (not conditions or "lost" in json.loads(path.read_text()))
 
 
 def _begin_process() -> None:
@@ -223,8 +251,9 @@ def _end_with_parent() -> None:
 
 def _run_trial_alone(
     recipe: dict[str, Any], folder: Path, seed: int, root: Path, corpora: Sequence[str] | None, protocol: str,
-    dev_folds: Sequence[int], accelerator: str,
+    dev_folds: Sequence[int], conditions: bool, accelerator: str,
 ) -> dict[str, Any]:  # fmt: skip
     wanted = parse_recipe(recipe)
     dataset = load_dataset(root, corpora, recipe=wanted)
-    return run_trial(dataset, wanted, protocol, dev_folds, folder, seed=seed, accelerator=accelerator)
+    return run_trial(dataset, wanted, protocol, dev_folds, folder, seed=seed, conditions=conditions,
+                     accelerator=accelerator)  # fmt: skip

@@ -54,6 +54,11 @@ def study(
         typer.Option("--jobs", "-j", min=1, metavar="N", help="Trainings at a time; one for each core if not given.",
                      show_default=False),
     ] = None,
+    conditions: Annotated[
+        bool,
+        typer.Option("--conditions", help="Score the dev clips in noise, rooms, telephones and codecs, too; what is "
+                     "trained already is not trained again."),
+    ] = False,
     out: RunFolder = None,
     epochs: Epochs = None,
     accelerator: Processor = Accelerator.AUTO,
@@ -70,6 +75,7 @@ def study(
       [cyan]undertone lab study undertone-small --vary augment.warp=0.15 --data corpora[/cyan]
       [cyan]undertone lab study mine.toml --vary "training.ema=0; training.lr=2e-3"[/cyan]
       [cyan]undertone lab study mine.toml --vary "network.widths=[8,16,32]" --seeds 0[/cyan]
+      [cyan]undertone lab study mine.toml --vary augment.noise_probability=0.5 --conditions[/cyan]
 
     Stop at any moment: the same command goes on from there, and more variations or
     seeds add to what is finished.
@@ -86,8 +92,8 @@ def study(
     with stopping(), decoding() as on_decode:
         rows = run_study(
             root, wanted, vary or [], folder, protocol=protocol, dev_folds=_numbers("--dev-folds", dev_folds),
-            seeds=_numbers("--seeds", seeds), jobs=jobs or default_jobs(processor), accelerator=processor,
-            on_decode=on_decode, on_trial=on_trial,
+            seeds=_numbers("--seeds", seeds), conditions=conditions, jobs=jobs or default_jobs(processor),
+            accelerator=processor, on_decode=on_decode, on_trial=on_trial,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -115,6 +121,9 @@ def _tell(rows: list[dict[str, Any]]) -> None:
             f"  mean UAR {row['mean_uar']:.3f}{spread}  difference {row['difference']:+.3f}{spread_of_difference}  "
             f"{_uars(row['uar'])}"
         )
+        if row["lost"]:
+            lost = "  ".join(f"{name} {100 * value:.1f}" for name, value in row["lost"].items())
+            typer.echo(f"  points of UAR lost: {lost}")
         typer.echo(
             f"  train WAR {row['train_war']:.3f}  {row['n_parameters']:,} parameters  "
             f"{row['training_seconds'] / 60:.1f} min"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from undertone.lab.features.feature import frame_mask
@@ -32,6 +33,11 @@ class SEResNet(nn.Module):
     stem_bands
         How many bands the first convolution takes together. Four instead of two saves half of the training time: the
         first stage, of few channels on a large map, is otherwise the slowest.
+    centred
+        A second view of the input beside the first: each band less its mean over the clip, in which microphone, room
+        and telephone hardly show.
+    view_dropout
+        Share of the clips in training that are seen centred alone.
     """
 
     def __init__(
@@ -46,11 +52,14 @@ class SEResNet(nn.Module):
         n_embedding: int = 128,
         dropout: float = 0.3,
         stem_bands: int = 2,
+        centred: bool = False,
+        view_dropout: float = 0.0,
     ):
         super().__init__()
         if not 1 <= time_stages <= len(widths):
             raise ValueError(f"time_stages must be 1 to {len(widths)}, the number of stages, got {time_stages}")
-        self.stem = ConvNorm2d(1, widths[0], 5, stride=(stem_bands, 2))
+        self.centred, self.view_dropout = centred, view_dropout
+        self.stem = ConvNorm2d(2 if centred else 1, widths[0], 5, stride=(stem_bands, 2))
         blocks, strides, n_in = [], [], widths[0]
         for stage, width in enumerate(widths):
             for block in range(n_blocks):
@@ -75,8 +84,9 @@ class SEResNet(nn.Module):
 
     def forward(self, features: Tensor, n_valid: Tensor) -> Output:
         """Logits of a batch of features, (batch, n_features, n_frames), with ``n_valid`` valid frames per row."""
+        views = self._views(features, n_valid)
         n_valid = (n_valid + 1) // 2
-        hidden = self.stem(features[:, None])  # (B, C, F / 2, T / 2)
+        hidden = self.stem(views)  # (B, C, F / 2, T / 2)
         mask = frame_mask(n_valid, hidden.shape[3])[:, None, None].to(hidden.dtype)
         hidden = hidden.mul_(mask).relu_()
         for block, (_, stride) in zip(self.blocks, self.strides, strict=True):
@@ -96,3 +106,14 @@ class SEResNet(nn.Module):
             frame_vote=(frame_logits * weight).sum(dim=2),
             n_valid=n_valid,
         )
+
+    def _views(self, features: Tensor, n_valid: Tensor) -> Tensor:
+        """Return (batch, 1 or 2, n_features, n_frames), zero behind the valid frames as the features are."""
+        if not self.centred:
+            return features[:, None]
+        mean = features.sum(dim=2, keepdim=True) / n_valid[:, None, None]
+        mask = frame_mask(n_valid, features.shape[2])[:, None].to(features.dtype)
+        seen = features
+        if self.training and self.view_dropout:
+            seen = features * (torch.rand(len(features), 1, 1, device=features.device) >= self.view_dropout)
+        return torch.stack([seen, (features - mean) * mask], dim=1)
