@@ -207,6 +207,36 @@ def test_a_clip_that_comes_again_gets_the_same_answer(recognizer, make_speech):
     assert [answer.probs for answer in answers] == [pytest.approx(answers[0].probs, abs=1e-6)] * 4
 
 
+@pytest.mark.parametrize("job_s", [1.0, timelines.JOB_S])
+def test_a_region_that_comes_again_is_heard_once(recognizer, make_speech, monkeypatch, job_s):
+    """Short or long, in the same job or a later one, in a room that is another one each time, on either channel."""
+    monkeypatch.setattr(timelines, "JOB_S", job_s)
+    heard = []
+    predict = recognizer.predict_batch
+    monkeypatch.setattr(
+        recognizer, "predict_batch", lambda windows, **kw: heard.extend(windows) or predict(windows, **kw)
+    )
+    rng = np.random.default_rng(0)
+    own = np.zeros(SECOND // 10)
+    clips = [np.concatenate([own, make_speech(seed, duration_s), own]) for seed, duration_s in ((5, 1.3), (6, 9.0))]
+    assert max(map(len, clips)) > timelines.MAX_WHOLE * recognizer.card.recommended_duration_s * SECOND
+    parts = []
+    for repeat in range(3):
+        for clip in clips:
+            room = rng.normal(0, 10.0 ** (-5 + repeat / 2), (2, SECOND))
+            parts += [room[0], clip, room[1]]
+    parts = [part.astype(np.float32) for part in parts]
+    waveform = np.concatenate(parts)
+    once = hear(recognizer, np.concatenate(parts[:6]), min_confidence=0)
+    n_once = len(heard)
+    heard.clear()
+    found = hear(recognizer, np.stack([waveform, waveform], axis=1), channels="split", min_confidence=0)
+    assert len(heard) == n_once
+    answers = [(segment.emotion, segment.confidence) for segment in once.segments]
+    for channel in (0, 1):
+        assert [(segment.emotion, segment.confidence) for segment in found.channel(channel)] == answers * 3
+
+
 @pytest.mark.parametrize("pause_s", [0.0, 0.15, 0.5])
 def test_neighbours_change_no_answer(recognizer, make_speech, pause_s):
     """Nor whether it is sure: clips with 0.2 s of a room of their own, some soft and some noisy."""

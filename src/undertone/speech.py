@@ -27,7 +27,7 @@ from undertone.audio import SAMPLE_RATE
 FRAME_SAMPLES = 512  # 32 ms; Silero's only frame
 PAGE_SAMPLES = 320 * FRAME_SAMPLES  # 10.24 s, handled at once
 
-MIN_PAUSE_S = 0.3  # shorter silences are inside a region; lies between most pauses of a speaker and of an exchange
+MIN_PAUSE_S = 0.25  # shorter silences are inside a region: consonants close for less, turns and sentences part for more
 MIN_SPEECH_S = 0.25  # shorter sounds are no speech: a click, a cough
 MAX_REGION_S = 30.0  # longer speech is cut at its quietest moment
 CUT_SEARCH_S = 10.0  # of which it is cut in the last

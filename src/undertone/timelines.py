@@ -12,16 +12,18 @@ The method, step by step; the constants below are its only settings:
 4. A hidden Markov model smooths a longer region: an emotion goes on for another second with probability
    ``STAY_PROB``, each second of sound counts as one observation, and the most probable path (Viterbi) is cut into
    segments.
-5. A segment's probabilities are their means over its time, its confidence is that of its emotion; below
+5. A region that was there before, sample for sample, gets the answer it got then, whatever lies around it now.
+6. A segment's probabilities are their means over its time, its confidence is that of its emotion; below
    ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Only then do neighbours of the same emotion become one,
    across pauses up to ``MAX_MERGE_PAUSE_S``.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -288,7 +290,7 @@ class _Piece:
     top: int | None  # index of the emotion; None: not sure
     probs: np.ndarray  # (n_classes,) means
     speech_s: float  # weight of the means: without the pauses that were merged in
-    channel: int | None
+    channel: int | None = None
 
 
 class _Listener:
@@ -304,6 +306,7 @@ class _Listener:
         self._job_samples = 0
         self._running: deque[Future[list[_Piece]]] = deque()
         self._pieces: list[_Piece] = []
+        self._heard: dict[bytes, tuple[_Piece, ...]] = {}  # by what a region sounds like; grows as _pieces does
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="undertone-timeline")  # the recognizer has more
 
     def __enter__(self) -> "_Listener":
@@ -328,25 +331,45 @@ class _Listener:
         return self._pieces
 
     def _start(self) -> None:
-        self._running.append(self._pool.submit(_hear_regions, self.recognizer, self._job, self.min_confidence))
+        self._running.append(self._pool.submit(self._answer, self._job))
         self._job, self._job_samples = [], 0
         while len(self._running) > 2:
             self._pieces += self._running.popleft().result()
 
+    def _answer(self, job: Sequence[tuple[Region, int | None]]) -> list[_Piece]:
+        """Hear what has not been heard yet, in batches of similar length; one job after the other."""
+        sounds = [_fingerprint(region) for region, _ in job]
+        new: dict[bytes, Region] = {}
+        for sound, (region, _) in zip(sounds, job, strict=True):
+            if sound not in self._heard:
+                new.setdefault(sound, region)
+        plans = [_plan_windows(region, self.recognizer.card.recommended_duration_s) for region in new.values()]
+        windows = [window for plan in plans for window in plan.windows]
+        predictions = self.recognizer.predict_batch(windows, sample_rate=SAMPLE_RATE, on_error="raise")
+        probs = iter([np.fromiter(prediction.probs.values(), np.float64) for prediction in predictions])
+        for (sound, region), plan in zip(new.items(), plans, strict=True):
+            own = np.stack([next(probs) for _ in plan.windows])  # (n_windows, n_classes)
+            duration_s = (region.end - region.start) / SAMPLE_RATE
+            self._heard[sound] = tuple(_cut_region(duration_s, plan.spread(own), self.min_confidence))
+        return [
+            piece
+            for sound, (region, channel) in zip(sounds, job, strict=True)
+            for piece in _place(self._heard[sound], region, channel)
+        ]
 
-def _hear_regions(
-    recognizer: Recognizer, regions: Sequence[tuple[Region, int | None]], min_confidence: float
-) -> list[_Piece]:
-    """Hear all windows of all regions in batches of similar length."""
-    plans = [_plan_windows(region, recognizer.card.recommended_duration_s) for region, _ in regions]
-    windows = [window for plan in plans for window in plan.windows]
-    predictions = recognizer.predict_batch(windows, sample_rate=SAMPLE_RATE, on_error="raise")
-    probs = iter([np.fromiter(prediction.probs.values(), np.float64) for prediction in predictions])
-    pieces: list[_Piece] = []
-    for (region, channel), plan in zip(regions, plans, strict=True):
-        own = np.stack([next(probs) for _ in plan.windows])  # (n_windows, n_classes)
-        pieces += _cut_region(region, channel, plan.spread(own), min_confidence)
-    return pieces
+
+def _place(pieces: Sequence[_Piece], region: Region, channel: int | None) -> Iterator[_Piece]:
+    """Yield pieces that are in seconds from a region's start where this region is."""
+    start_s, end_s = region.start / SAMPLE_RATE, region.end / SAMPLE_RATE
+    edges_s = [*(start_s + piece.start_s for piece in pieces), end_s]
+    for piece, (first_s, last_s) in zip(pieces, pairwise(edges_s), strict=True):
+        yield replace(piece, start_s=first_s, end_s=last_s, channel=channel)
+
+
+def _fingerprint(region: Region) -> bytes:
+    """Return 16 bytes that stand for the region's sound, without the room around it."""
+    speech = region.waveform[region.before : len(region.waveform) - region.after]
+    return hashlib.blake2b(speech.tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,17 +414,16 @@ def _with_quiet_ends(region: Region) -> tuple[np.ndarray, int]:
     return np.concatenate([front, sound, back]), n_front + region.before
 
 
-def _cut_region(region: Region, channel: int | None, probs: np.ndarray, min_confidence: float) -> Iterator[_Piece]:
-    """Yield a piece for each stretch of one emotion; probs is (n_bins, n_classes)."""
+def _cut_region(duration_s: float, probs: np.ndarray, min_confidence: float) -> Iterator[_Piece]:
+    """Yield a piece for each stretch of one emotion, from the region's start on; probs is (n_bins, n_classes)."""
     path = _smooth(probs)
     changes = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), len(path)]
-    start_s, end_s = region.start / SAMPLE_RATE, region.end / SAMPLE_RATE
-    edges_s = [start_s + BIN_S * change for change in changes[:-1]] + [end_s]
+    edges_s = [BIN_S * change for change in changes[:-1]] + [duration_s]
     for index, (first, last) in enumerate(pairwise(changes)):
         mean = probs[first:last].mean(axis=0)
         top = int(path[first]) if mean[path[first]] >= min_confidence else None
         seconds = edges_s[index + 1] - edges_s[index]
-        yield _Piece(edges_s[index], edges_s[index + 1], top, mean, seconds, channel)
+        yield _Piece(edges_s[index], edges_s[index + 1], top, mean, seconds)
 
 
 def _smooth(probs: np.ndarray) -> np.ndarray:
