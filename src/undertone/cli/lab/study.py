@@ -75,7 +75,7 @@ def study(
       [cyan]undertone lab study undertone-small --vary augment.warp=0.15 --data corpora[/cyan]
       [cyan]undertone lab study mine.toml --vary "training.ema=0; training.lr=2e-3"[/cyan]
       [cyan]undertone lab study mine.toml --vary "network.widths=[8,16,32]" --seeds 0[/cyan]
-      [cyan]undertone lab study mine.toml --vary augment.noise_probability=0.5 --conditions[/cyan]
+      [cyan]undertone lab study mine.toml --vary augment.warp=0.15 --conditions[/cyan]
 
     Stop at any moment: the same command goes on from there, and more variations or
     seeds add to what is finished.
