@@ -52,7 +52,7 @@ NETWORK_TABLE = [
         stride=2, unused=ATTENTION),
     Row("se-resnet", {"widths": [4, 6, 8], "n_blocks": 2, "time_stages": 3, "n_hidden": 12, "n_embedding": 6},
         stride=8, unused=ATTENTION),
-    Row("se-resnet", {"widths": [4, 8], "n_hidden": 16, "n_embedding": 8, "centred": True, "view_dropout": 0.3},
+    Row("se-resnet", {"widths": [4, 8], "n_hidden": 16, "n_embedding": 8, "centred": True},
         stride=4, unused=ATTENTION),
     Row("rnn"),
     Row("rnn", {"cell": "gru", "n_units": [12, 8], "pool": "mean"}),

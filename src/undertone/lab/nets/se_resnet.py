@@ -36,8 +36,6 @@ class SEResNet(nn.Module):
     centred
         A second view of the input beside the first: each band less its mean over the clip, in which microphone, room
         and telephone hardly show.
-    view_dropout
-        Share of the clips in training that are seen centred alone.
     """
 
     def __init__(
@@ -53,12 +51,11 @@ class SEResNet(nn.Module):
         dropout: float = 0.3,
         stem_bands: int = 2,
         centred: bool = False,
-        view_dropout: float = 0.0,
     ):
         super().__init__()
         if not 1 <= time_stages <= len(widths):
             raise ValueError(f"time_stages must be 1 to {len(widths)}, the number of stages, got {time_stages}")
-        self.centred, self.view_dropout = centred, view_dropout
+        self.centred = centred
         self.stem = ConvNorm2d(2 if centred else 1, widths[0], 5, stride=(stem_bands, 2))
         blocks, strides, n_in = [], [], widths[0]
         for stage, width in enumerate(widths):
@@ -113,7 +110,4 @@ class SEResNet(nn.Module):
             return features[:, None]
         mean = features.sum(dim=2, keepdim=True) / n_valid[:, None, None]
         mask = frame_mask(n_valid, features.shape[2])[:, None].to(features.dtype)
-        seen = features
-        if self.training and self.view_dropout:
-            seen = features * (torch.rand(len(features), 1, 1, device=features.device) >= self.view_dropout)
-        return torch.stack([seen, (features - mean) * mask], dim=1)
+        return torch.stack([features, (features - mean) * mask], dim=1)
