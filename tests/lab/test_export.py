@@ -18,7 +18,6 @@ from undertone.lab.export import (
     ExportedModel,
     ExportError,
     export_run,
-    frame_hop_s,
     load_run,
     measure_parity,
     weights_licence,
@@ -202,7 +201,7 @@ def test_frame_hop(hop_length, time_stages, expected_s, make_recipe):
 
     geometry = {"n_fft": 2048, "win_length": 2048, "hop_length": hop_length}
     recipe = make_recipe(features=geometry, network={"time_stages": time_stages})
-    assert frame_hop_s(build_model(recipe, 4)) == pytest.approx(expected_s)
+    assert build_model(recipe, 4).frame_hop_s == pytest.approx(expected_s)
 
 
 def test_the_licence_follows_from_the_corpora():

@@ -228,7 +228,7 @@ def test_errors_say_what_to_do(clips, tmp_path):
     with pytest.raises(FeatureTableError, match="have no frames: each clip gives one vector"):
         load_table_features("prosody", statistics=["mean"])
     with pytest.raises(FeatureTableError, match="no statistic 'average'"):
-        load_table_features("undertone-small", statistics=["average"])
+        load_table_features("undertone-street", statistics=["average"])
     with pytest.raises(FeatureTableError, match="trained together with it"):
         load_table_features("dhavan-cnnlstm")
     with pytest.raises(RecipeError, match="no recipe named 'loud'"):

@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
 
 @pytest.fixture
 def values():
-    """The shipped recipe, as parsed TOML."""
-    text = resources.files("undertone.lab.recipes").joinpath("undertone-small.toml").read_text("utf-8")
+    """A recipe of the shipped model, as parsed TOML."""
+    text = resources.files("undertone.lab.recipes").joinpath("undertone-street.toml").read_text("utf-8")
     return tomllib.loads(text)
 
 
@@ -143,7 +143,7 @@ def test_a_default_written_out_has_the_same_hash(values):
 
 
 def test_other_training_values():
-    recipe = load_recipe("undertone-small")
+    recipe = load_recipe("undertone-street")
     short = recipe.with_training(epochs=2)
     assert (short.training.epochs, short.network, short.hash == recipe.hash) == (2, recipe.network, False)
 
@@ -152,7 +152,7 @@ def test_one_seed_builds_one_model():
     weights = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        model = build_model(load_recipe("undertone-small"), n_classes=8)
+        model = build_model(load_recipe("undertone-street"), n_classes=8)
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -160,14 +160,14 @@ def test_one_seed_builds_one_model():
 
 @pytest.mark.parametrize(("section", "key", "value"), [("training", "epochs", "40"), ("training", "lr", True)])
 def test_a_value_of_the_wrong_type_is_named(section, key, value):
-    values = load_recipe("undertone-small").to_json()
+    values = load_recipe("undertone-street").to_json()
     values[section][key] = value
     with pytest.raises(RecipeError, match=f"{key} in .*{section}.* must be of type"):
         parse_recipe(values)
 
 
 def test_parts_that_do_not_fit_together_are_a_recipe_error():
-    values = load_recipe("undertone-small").to_json()
+    values = load_recipe("undertone-street").to_json()
     values["network"]["time_stages"] = 9
     with pytest.raises(RecipeError, match="time_stages must be 1 to 4"):
         build_model(parse_recipe(values), 8)

@@ -61,7 +61,7 @@ def _make_fold(protocol, fold, *, n_clips=2, speakers=None, has_dev=True, **chan
         "protocol": protocol,
         "fold": fold,
         "classes": list(classes),
-        "recipe": load_recipe("undertone-small").to_json(),
+        "recipe": load_recipe("undertone-street").to_json(),
         "recipe_hash": "0123456789ab",
         "seed": 0,
         "n_parameters": 812_345,
@@ -187,7 +187,7 @@ def test_page_shows_the_scores(ravdess, ravdess_page):
     expected += [f"{scores[name]:.3f}" for name in ("war", "f1_macro", "ece", "ece_uncalibrated")]
     expected += [f"{fold['uar']:.3f}" for fold in ravdess["per_fold"]]
     expected += [f"{row['recall']:.3f}" for row in scores["per_class"].values()]
-    expected += ["undertone lab evaluate ravdess-speaker undertone-small --data ROOT", "label_smoothing"]
+    expected += ["undertone lab evaluate ravdess-speaker undertone-street --data ROOT", "label_smoothing"]
     assert [words for words in expected if words not in ravdess_page.text] == []
     assert "Not the whole protocol" not in ravdess_page.text
     assert ravdess_page.tags.count("svg") == 4

@@ -28,12 +28,12 @@ def test_published_protocols_come_first_and_every_system_meets_new_speakers():
 
 
 def test_fewer_epochs_are_for_published_systems_on_new_speakers_only():
-    jobs = plan_jobs(["ragab-mel-cnn", "undertone-small"], unseen_share=0.4)
+    jobs = plan_jobs(["ragab-mel-cnn", "undertone-studio"], unseen_share=0.4)
     epochs = {(job.recipe.name, job.protocol): job.recipe.training.epochs for job in jobs}
     own = jobs[0].recipe.training.epochs
     assert epochs["ragab-mel-cnn", "pooled-random"] == own
     assert epochs["ragab-mel-cnn", "pooled-speaker"] == round(0.4 * own) < own
-    assert epochs["undertone-small", "pooled-speaker"] == 60
+    assert epochs["undertone-studio", "pooled-speaker"] == 60
 
 
 def test_speed_counts_seconds_of_sound(quick_recipe):

@@ -60,4 +60,4 @@ def test_weights_that_are_not_rounded_are_refused(evaluated, make_clip, make_wav
     with pytest.raises(ValueError, match="not rounded"):
         store_weights_as_int8((tmp_path / "whole.onnx").read_bytes())
     with pytest.raises(ValueError, match="no weights"):
-        store_weights_as_int8((tmp_path / "whole.onnx").read_bytes(), prefix="elsewhere.")
+        store_weights_as_int8((tmp_path / "whole.onnx").read_bytes(), where="elsewhere")

@@ -245,7 +245,7 @@ def test_the_space_follows_the_recipe(make_recipe):
     assert not [dimension for dimension in space_of(plain) if dimension.path.startswith("augment.")]
 
 
-@pytest.mark.parametrize("name", ["undertone-small", "ragab-mel-cnn"])
+@pytest.mark.parametrize("name", ["undertone-street", "ragab-mel-cnn"])
 def test_a_recipe_written_as_toml_is_read_back(name, tmp_path):
     recipe = load_recipe(name)
     (tmp_path / "again.toml").write_text(to_toml(recipe.to_json()))

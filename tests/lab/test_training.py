@@ -257,7 +257,7 @@ def test_network_of_the_shipped_width_resumes_bit_by_bit(train, tmp_path):
     """Its convolutions use vector instructions that the tiny ones are too narrow for."""
     from undertone.lab.recipes import load_recipe
 
-    recipe = load_recipe("undertone-small").with_training(epochs=2, batch_size=8)
+    recipe = load_recipe("undertone-street").with_training(epochs=2, batch_size=8)
     short = take(train, np.arange(0, 42, 2))
     whole, _ = fit(recipe, CLASSES, short, None, tmp_path / "whole")
     with pytest.raises(Interrupted):

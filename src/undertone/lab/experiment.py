@@ -42,7 +42,7 @@ from undertone.lab.evaluation import (
     softmax,
 )
 from undertone.lab.evaluation.protocols import SHIPPED
-from undertone.lab.recipes import EmotionModel, Recipe, build_model, n_parameters, parse_recipe
+from undertone.lab.recipes import Model, Recipe, build_model, n_parameters, networks_of, parse_recipe
 from undertone.lab.training import LabelledClips, TrainingError, compute_logits, fit, make_fabric
 
 FOLD_FILE = "fold.json"
@@ -239,7 +239,7 @@ def _train(
     seed: int,
     accelerator: str,
     on_epoch: Callable[[int, int, dict[str, float]], None] | None,
-) -> tuple[EmotionModel, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     # Where every clip may be answered with any class, as in the published protocols, any answer has to be learned.
     masks = get_protocol(split.protocol).speaker_disjoint
     train, dev = (dataset.clips(rows, split.classes, masks=masks) for rows in (split.train, split.dev))
@@ -511,7 +511,7 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
         "recipe_hash": first["recipe_hash"],
         "seed": first["seed"],
         "extra_train": first["extra_train"],
-        "n_parameters": n_parameters(build_model(parse_recipe(first["recipe"]), len(classes)).network),
+        "n_parameters": n_parameters(networks_of(build_model(parse_recipe(first["recipe"]), len(classes)))),
         "folds": [fold["fold"] for fold in folds],
         "n_folds": get_protocol(first["protocol"]).n_folds,
         "banner": first["banner"],

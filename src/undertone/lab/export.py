@@ -24,7 +24,7 @@ from undertone.lab.corpora import CORPORA
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import softmax
 from undertone.lab.nets.keras import onnx_translations
-from undertone.lab.recipes import EmotionModel, build_model, n_parameters, parse_recipe
+from undertone.lab.recipes import EmotionModel, Model, build_model, n_parameters, networks_of, parse_recipe, parts_of
 from undertone.lab.rounding import round_weights, store_weights_as_int8
 from undertone.lab.training import CHECKPOINT
 from undertone.model_file import Card, TrainingCorpus, open_model, write_card
@@ -58,7 +58,7 @@ class ExportedModel(nn.Module):
         Merged probabilities add up at this temperature, so that they do after calibration.
     """
 
-    def __init__(self, model: EmotionModel, classes: Sequence[str], labels: Sequence[str], temperature: float):
+    def __init__(self, model: Model, classes: Sequence[str], labels: Sequence[str], temperature: float):
         super().__init__()
         self.model, self.temperature = model, temperature
         self.sources = [
@@ -92,7 +92,7 @@ class ExportedModel(nn.Module):
         return torch.stack(parts, dim=-1)
 
 
-def load_run(run_dir: Path) -> tuple[EmotionModel, dict[str, Any]]:
+def load_run(run_dir: Path) -> tuple[Model, dict[str, Any]]:
     """Return the chosen weights of a finished run, on the CPU, and what its ``fold.json`` says."""
     import json
 
@@ -102,12 +102,19 @@ def load_run(run_dir: Path) -> tuple[EmotionModel, dict[str, Any]]:
             raise ExportError(f"{run_dir} holds the folds of an evaluation; export one, such as {folds[0].parent}")
         raise ExportError(f"{run_dir} holds no finished run (no fold.json); train it to the end first")
     result = json.loads(described.read_text())
-    model = build_model(parse_recipe(result["recipe"]), len(result["classes"]))
-    with safe_open(str(run_dir / CHECKPOINT), "pt") as file:
+    recipe = parse_recipe(result["recipe"])
+    model = build_model(recipe, len(result["classes"]))
+    folders = [run_dir / member.name for member in recipe.members] or [run_dir]
+    for part, folder in zip(parts_of(model), folders, strict=True):
+        _load_weights(part, folder / CHECKPOINT)
+    return model.eval(), result
+
+
+def _load_weights(model: EmotionModel, path: Path) -> None:
+    with safe_open(str(path), "pt") as file:
         for part, prefix in ((model.network, "best/"), (model.front_end, "front_end/")):
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
             part.load_state_dict({name.removeprefix(prefix): file.get_tensor(name) for name in names})
-    return model.eval(), result
 
 
 def export_run(
@@ -149,7 +156,8 @@ def export_run(
     classes = tuple(result["classes"])
     labels = tuple(label for label in classes if not (merge_calm and label in MERGED))
     if int8:
-        round_weights(model.network)
+        for network in networks_of(model):
+            round_weights(network)
     exported = ExportedModel(model, classes, labels, result["temperature"]).eval()
     onnx_bytes = to_onnx(exported)
     if int8:
@@ -175,7 +183,7 @@ def export_run(
         "not_fit_for": NOT_FIT_FOR,
         "scores": dict(scores or {}),
         "package_versions": {package: version(package) for package in ("torch", "onnx", "numpy")},
-        "frame_hop_s": frame_hop_s(model),
+        "frame_hop_s": model.frame_hop_s,
     }
     with tempfile.TemporaryDirectory() as folder:
         trial = write_card(onnx_bytes, Card(**draft, parity=0.0), Path(folder) / "trial.onnx")
@@ -241,13 +249,6 @@ def _difference(theirs: np.ndarray, ours: np.ndarray, temperature: float) -> flo
     if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
         raise ExportError("the network gives NaN or infinite logits on these clips; its training went wrong")
     return float(np.abs(softmax(theirs, temperature=temperature) - softmax(ours, temperature=temperature)).max())
-
-
-def frame_hop_s(model: EmotionModel) -> float | None:
-    """Seconds between two frame logits, or None where the network has none."""
-    stride = getattr(model.network, "frame_stride", None)
-    rate = model.front_end.frames_per_second
-    return None if stride is None or rate is None else stride / rate
 
 
 def weights_licence(corpora: Sequence[str]) -> str:

@@ -101,6 +101,9 @@ def load_table_features(name: str | Path, *, frames: bool = False, statistics: S
         section, config = sets[str(name)], InputConfig()
     else:
         recipe = load_recipe(name)
+        if recipe.members:
+            names = ", ".join(member.name for member in recipe.members)
+            raise FeatureTableError(f"{name} is an ensemble; name one of its members: {names}")
         section, config = recipe.features, recipe.input
     features = build_features(section, sample_rate=config.sample_rate)
     if any(hasattr(module, "fit_to") for module in features.modules()):

@@ -194,16 +194,17 @@ def command_of(report: Mapping[str, Any]) -> str:
         words += ["--extra-train", corpus]
     if report["seed"]:
         words += ["--seed", str(report["seed"])]
-    epochs = report["recipe"].get("training", {}).get("epochs")
-    if report["recipe"]["name"] in recipe_names() and epochs not in (None, _epochs_of(report["recipe"]["name"])):
-        words += ["--epochs", str(epochs)]
+    name, epochs = report["recipe"]["name"], _epochs_of(report["recipe"])
+    if name in recipe_names() and epochs and epochs != _epochs_of(load_recipe(name).to_json()):
+        words += ["--epochs", str(epochs[0])]
     if len(report["folds"]) < report["n_folds"]:
         words += ["--folds", ",".join(map(str, report["folds"]))]
     return shlex.join(words)
 
 
-def _epochs_of(name: str) -> int:
-    return load_recipe(name).training.epochs
+def _epochs_of(recipe: Mapping[str, Any]) -> list[int]:
+    """Epochs of a recipe, or of each member of an ensemble."""
+    return [part["training"]["epochs"] for part in recipe.get("members", [recipe]) if "training" in part]
 
 
 def _corpus_title(name: str) -> str:

@@ -22,7 +22,7 @@ from undertone.lab.data import bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import get_protocol
 from undertone.lab.experiment import evaluate, parity_clips, run_dir_of
 from undertone.lab.export import load_run
-from undertone.lab.recipes import EmotionModel, Recipe, load_recipe, recipe_names
+from undertone.lab.recipes import Model, Recipe, load_recipe, recipe_names
 from undertone.lab.report import command_of, describe_folds, save_figures, write_report
 
 UNSEEN = "pooled-speaker"  # every system is measured on new speakers under this protocol
@@ -106,7 +106,7 @@ def run_job(
 
 
 @torch.inference_mode()
-def measure_speed(model: EmotionModel, clips: Sequence[np.ndarray]) -> float:
+def measure_speed(model: Model, clips: Sequence[np.ndarray]) -> float:
     """Seconds of sound that the model hears per second, on one thread, features included, in batches of eight."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -133,7 +133,6 @@ def summarise_row(report: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: report[key] for key in ("protocol", "recipe_hash", "n_parameters", "folds", "n_folds", "seed")}
     row |= {
         "recipe": report["recipe"]["name"],
-        "epochs": report["recipe"]["training"]["epochs"],
         "command": command_of(report),
         "described_folds": describe_folds(report),
         "banner": report["banner"],

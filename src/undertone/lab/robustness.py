@@ -18,7 +18,7 @@ from undertone.lab.data import Waveforms, to_float, to_int16
 from undertone.lab.evaluation import CORPUS_CLASSES
 from undertone.lab.experiment import FOLD_FILE, Dataset, rounded, summarise
 from undertone.lab.export import load_run
-from undertone.lab.recipes import EmotionModel
+from undertone.lab.recipes import Model, networks_of
 from undertone.lab.rounding import round_weights
 from undertone.lab.training import TrainingError, compute_logits
 
@@ -61,14 +61,15 @@ def hear_conditions(
     altered = hear_altered(model, dataset, chosen, babblers, on_condition=on_condition)
     logits = {name: rounded(values) for name, values in altered.items()}
     unaltered = dataset.waveforms.select(chosen)
-    model.network = round_weights(model.network)
+    for network in networks_of(model):
+        round_weights(network)
     logits[INT8] = rounded(compute_logits(model, unaltered))
     write_file(path, json.dumps({**identity, "logits": logits}))
     return logits
 
 
 def hear_altered(
-    model: EmotionModel,
+    model: Model,
     dataset: Dataset,
     rows: Sequence[int],
     babblers: Sequence[int],

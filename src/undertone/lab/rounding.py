@@ -5,6 +5,8 @@ holds the whole numbers, and the runtime multiplies them out when it opens the f
 Biases, norms and the front end stay as they are.
 """
 
+import re
+
 import numpy as np
 import onnx
 import torch
@@ -33,13 +35,14 @@ def round_weights(network: nn.Module) -> nn.Module:
     return network
 
 
-def store_weights_as_int8(model: bytes, *, prefix: str = "model.network.") -> bytes:
+def store_weights_as_int8(model: bytes, *, where: str = r"model\.(members\.\d+\.)?network\.") -> bytes:
     """Replace the rounded weights of an ONNX file by whole numbers and scales; its answers stay the same.
 
     Parameters
     ----------
-    prefix
-        What the names of the network's weights begin with, as :func:`undertone.lab.export.to_onnx` names them.
+    where
+        A regular expression of what the names of the networks' weights begin with, as
+        :func:`undertone.lab.export.to_onnx` names them.
 
     Raises
     ------
@@ -49,7 +52,7 @@ def store_weights_as_int8(model: bytes, *, prefix: str = "model.network.") -> by
     proto = onnx.load_from_string(model)
     weights = {node.input[1] for node in proto.graph.node if node.op_type in WEIGHTED}
     chosen = [tensor for tensor in proto.graph.initializer
-              if tensor.name in weights and tensor.name.startswith(prefix) and len(tensor.dims) > 1]  # fmt: skip
+              if tensor.name in weights and re.match(where, tensor.name) and len(tensor.dims) > 1]  # fmt: skip
     if not chosen:
         raise ValueError("this file has no weights of convolutions or dense layers to store in 8 bits")
     nodes = []

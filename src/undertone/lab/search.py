@@ -568,6 +568,9 @@ def space_of(recipe: Recipe) -> tuple[Dimension, ...]:
     """
     import inspect
 
+    if recipe.members:
+        names = ", ".join(member.name for member in recipe.members)
+        raise SearchError(f"{recipe.name} is an ensemble; search the settings of one of its members: {names}")
     takes = inspect.signature(NETWORKS[recipe.network["kind"]]).parameters
     augments = recipe.augment != type(recipe.augment)()
     return tuple(
@@ -584,7 +587,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     Examples
     --------
     >>> from undertone.lab.recipes import load_recipe
-    >>> with_values(load_recipe("undertone-small"), {"training.lr": 0.5}).training.lr
+    >>> with_values(load_recipe("undertone-street"), {"training.lr": 0.5}).training.lr
     0.5
     """
     content = recipe.to_json()

@@ -25,7 +25,7 @@ from undertone.files import write_file
 from undertone.lab.evaluation import CORPUS_CLASSES, Split, audit_split, get_protocol, scores_by_corpus, softmax
 from undertone.lab.evaluation.protocols import list_test_speakers
 from undertone.lab.experiment import Dataset, load_dataset
-from undertone.lab.recipes import Recipe, n_parameters, parse_recipe
+from undertone.lab.recipes import Recipe, n_parameters, networks_of, parse_recipe
 from undertone.lab.robustness import CLEAN, hear_altered, uar_by_corpus, uar_lost
 from undertone.lab.training import compute_logits, fit, make_fabric
 
@@ -127,7 +127,7 @@ def run_trial(
         "seed": seed,
         "dev_folds": list(dev_folds),
         "n_train": len(split.train),
-        "n_parameters": n_parameters(model.network),
+        "n_parameters": n_parameters(networks_of(model)),
         "train_war": history.rows[-1]["train_war"],
         "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
         "n_clips": {corpus: kinds["restricted"]["n_utterances"] for corpus, kinds in both.items()},

@@ -41,7 +41,7 @@ from undertone.lab.batches import (
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.features import FrontEnd
 from undertone.lab.muon import Muon
-from undertone.lab.recipes import EmotionModel, Recipe, TrainingConfig, build_model
+from undertone.lab.recipes import EmotionModel, Ensemble, Model, Recipe, TrainingConfig, build_model
 
 CHECKPOINT = "checkpoint.safetensors"
 DEV_BATCH_SIZE = 64
@@ -89,7 +89,6 @@ def _tiny_numbers_as_zero() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-@_tiny_numbers_as_zero()
 def fit(
     recipe: Recipe,
     classes: tuple[str, ...],
@@ -100,8 +99,11 @@ def fit(
     seed: int = 0,
     fabric: Fabric | None = None,
     on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
-) -> tuple[EmotionModel, History]:
+) -> tuple[Model, History]:
     """Train a recipe's network and return it with the weights chosen on dev, on the CPU, in evaluation mode.
+
+    The members of an ensemble are trained one after the other, as if alone, each in a folder of its name below
+    ``run_dir``; the history then has the epochs of all in a row.
 
     Parameters
     ----------
@@ -120,14 +122,45 @@ def fit(
     TrainingError
         If ``run_dir`` holds a run of something else.
     """
-    config = recipe.training
-    fabric = fabric or make_fabric(precision=config.precision)
+    fabric = fabric or make_fabric(precision=recipe.training.precision)
     fabric.launch()
+    if not recipe.members:
+        return _fit_one(recipe, classes, train, dev, run_dir, seed, fabric, on_epoch)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
+    n_epochs = sum(count_epochs(member.training, len(train)) for member in recipe.members)
+    models, together = [], History()
+    for member in recipe.members:
+        before = len(together.rows)
+        report = None if on_epoch is None else lambda done, _, row, n=before: on_epoch(n + done, n_epochs, row)
+        model, history = _fit_one(member, classes, train, dev, run_dir / member.name, seed, fabric, report)
+        models.append(model)
+        together.rows += [{**row, "epoch": before + row["epoch"]} for row in history.rows]
+        together.best_epoch = before + history.best_epoch
+    ensemble = Ensemble(models).eval()
+    together.best_uar = _score_dev(ensemble, dev, None).get("dev_uar", -1.0)
+    return ensemble, together
+
+
+@_tiny_numbers_as_zero()
+def _fit_one(
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    train: LabelledClips,
+    dev: LabelledClips | None,
+    run_dir: Path,
+    seed: int,
+    fabric: Fabric,
+    on_epoch: Callable[[int, int, dict[str, float]], None] | None,
+) -> tuple[EmotionModel, History]:
+    """Train one network, as :func:`fit` says."""
+    config = recipe.training
     run_dir.mkdir(parents=True, exist_ok=True)
     _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
 
     torch.manual_seed(seed)
     model = build_model(recipe, len(classes))
+    assert isinstance(model, EmotionModel)
     front_end = model.front_end
     network = model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network)
@@ -138,7 +171,9 @@ def fit(
     schedule = _build_schedule(optimizer, config, n_epochs * len(epoch_batches(train, recipe, seed, 0)), fabric)
     history, best = History(), _copy_of(average)
     if (run_dir / CHECKPOINT).exists():
-        history, best = _restore(run_dir / CHECKPOINT, front_end, network, average, optimizer, schedule)
+        history, best = _restore(run_dir / CHECKPOINT, front_end, network, average)
+        if len(history.rows) < n_epochs and not _is_over(history, config):
+            _restore_optimizer(run_dir / CHECKPOINT, optimizer, schedule)
     first_epoch = len(history.rows)
     fabric.to_device(front_end)
     if first_epoch == 0:
@@ -268,7 +303,7 @@ def _draw(
 
 
 @torch.inference_mode()
-def compute_logits(model: EmotionModel, waveforms: Waveforms, *, batch_size: int = DEV_BATCH_SIZE) -> np.ndarray:
+def compute_logits(model: Model, waveforms: Waveforms, *, batch_size: int = DEV_BATCH_SIZE) -> np.ndarray:
     """Logits of clips, (n, n_classes) float32, in their order; batches hold clips of similar length."""
     device = next(model.parameters()).device
     logits: list[np.ndarray] = [np.zeros(0)] * len(waveforms)
@@ -337,10 +372,10 @@ def _average_weights(average: nn.Module, network: nn.Module, decay: float) -> No
 
 
 @torch.inference_mode()
-def _score_dev(model: EmotionModel, dev: LabelledClips | None, store: FeatureStore | None) -> dict[str, float]:
+def _score_dev(model: Model, dev: LabelledClips | None, store: FeatureStore | None) -> dict[str, float]:
     if dev is None or not len(dev):
         return {}
-    if store is None:
+    if store is None or isinstance(model, Ensemble):
         logits = compute_logits(model, dev.waveforms)
     else:
         parts = np.array_split(np.arange(len(dev)), -(-len(dev) // DEV_BATCH_SIZE))
@@ -456,21 +491,27 @@ def _jsonable(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _restore(
-    path: Path, front_end: FrontEnd, network: Any, average: nn.Module, optimizer: Any, schedule: Any
-) -> tuple[History, dict[str, Tensor]]:
+def _read_checkpoint(path: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Numbers of a checkpoint, and those of its tensors whose names begin with ``part``, without it."""
     with safe_open(str(path), "pt") as file:
         numbers = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith(f"{part}/")]  # noqa: SIM118
+        return numbers, {name.removeprefix(f"{part}/"): file.get_tensor(name) for name in names}
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    front_end.load_state_dict(part("front_end/"))
-    network.load_state_dict(part("network/"))
-    average.load_state_dict(part("average/"))
+def _restore(path: Path, front_end: FrontEnd, network: Any, average: nn.Module) -> tuple[History, dict[str, Tensor]]:
+    for name, module in {"front_end": front_end, "network": network, "average": average}.items():
+        module.load_state_dict(_read_checkpoint(path, name)[1])
+    device = next(average.parameters()).device
+    numbers, best = _read_checkpoint(path, "best")
+    return History(**numbers["history"]), {name: value.to(device) for name, value in best.items()}
+
+
+def _restore_optimizer(path: Path, optimizer: Any, schedule: Any) -> None:
+    """Restore what only a run that goes on needs: a finished one is read back whatever its optimizer keeps today."""
+    numbers, tensors = _read_checkpoint(path, "optimizer")
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimizer/").items():
+    for name, value in tensors.items():
         index, key = name.split("/")
         state.setdefault(int(index), {})[key] = value
     groups = [
@@ -479,9 +520,6 @@ def _restore(
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     schedule.load_state_dict(numbers["schedule"])
-    device = next(average.parameters()).device
-    best = {name: value.to(device) for name, value in part("best/").items()}
-    return History(**numbers["history"]), best
 
 
 def _write_log(run_dir: Path, history: History) -> None:

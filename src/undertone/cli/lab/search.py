@@ -101,7 +101,7 @@ def search(
       [cyan]undertone lab search zoo --families svm-rbf,mlp --method optuna --trials 30[/cyan]
       [cyan]undertone lab search zoo --export zoo.onnx[/cyan]
       [cyan]undertone predict clip.wav --model zoo.onnx[/cyan]
-      [cyan]undertone lab search undertone-small --trials 30 --epochs 15[/cyan]
+      [cyan]undertone lab search undertone-street --trials 30 --epochs 15[/cyan]
 
     The folder gets results.json, results.csv and trials.csv. Stop at any moment: the
     same command goes on from there.

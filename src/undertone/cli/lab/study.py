@@ -72,7 +72,7 @@ def study(
 
     [bold]Examples[/bold]
 
-      [cyan]undertone lab study undertone-small --vary augment.warp=0.15 --data corpora[/cyan]
+      [cyan]undertone lab study undertone-street --vary augment.warp=0.15 --data corpora[/cyan]
       [cyan]undertone lab study mine.toml --vary "training.ema=0; training.lr=2e-3"[/cyan]
       [cyan]undertone lab study mine.toml --vary "network.widths=[8,16,32]" --seeds 0[/cyan]
       [cyan]undertone lab study mine.toml --vary augment.warp=0.15 --conditions[/cyan]

@@ -44,7 +44,7 @@ def recipes(as_json: AsJson = False) -> None:
     its path wherever a recipe is asked for. An unknown key is an error.
     """
     from undertone.lab.evaluation import get_protocol
-    from undertone.lab.recipes import build_model, load_recipe, n_parameters, recipe_names
+    from undertone.lab.recipes import build_model, load_recipe, n_parameters, networks_of, recipe_names
 
     rows = []
     for name in recipe_names():
@@ -55,12 +55,13 @@ def recipes(as_json: AsJson = False) -> None:
             {
                 "name": name,
                 "description": recipe.description,
-                "features": recipe.features["kind"],
-                "network": recipe.network["kind"],
+                "members": [member.name for member in recipe.members],
+                "features": recipe.features.get("kind"),
+                "network": recipe.network.get("kind"),
                 "n_classes": n_classes,
-                "n_parameters": n_parameters(build_model(recipe, n_classes).network),
+                "n_parameters": n_parameters(networks_of(build_model(recipe, n_classes))),
                 "published": None if published is None else asdict(published),
-                "epochs": recipe.training.epochs,
+                "epochs": sum(part.training.epochs for part in recipe.members or [recipe]),
                 "hash": recipe.hash,
             }
         )
@@ -68,7 +69,8 @@ def recipes(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
-        typer.echo(f"{row['name']}  {row['n_parameters']:,} parameters  {row['features']} -> {row['network']}")
+        what = " + ".join(row["members"]) or f"{row['features']} -> {row['network']}"
+        typer.echo(f"{row['name']}  {row['n_parameters']:,} parameters  {what}")
         typer.echo(f"  {row['description']}")
 
 

@@ -8,12 +8,14 @@ import hashlib
 import inspect
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_origin
 
+import torch
 from torch import Tensor, nn
 
 from undertone.lab.augment import AugmentConfig, check_steps
@@ -149,12 +151,15 @@ class Recipe:
     :class:`~undertone.lab.features.FrontEnd`. ``input`` says which part of a clip is
     looked at. ``copies`` are the altered copies that stand beside each clip: a ``name`` and ``steps`` each, see
     :mod:`undertone.lab.augment`.
+
+    An ensemble has ``members`` instead: whole recipes, each trained by itself, whose answers are averaged. In a TOML
+    file they are names of recipes, or tables of one.
     """
 
     name: str
     description: str
-    features: dict[str, Any]
-    network: dict[str, Any]
+    features: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
     normalise: str = "level"
     scale: float = field(default=15.0, metadata=LATER)
     input: InputConfig = field(default_factory=InputConfig, metadata=LATER)
@@ -162,6 +167,7 @@ class Recipe:
     copies: list[dict[str, Any]] = field(default_factory=list, metadata=LATER)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     published: Published | None = field(default=None, metadata=LATER)
+    members: tuple["Recipe", ...] = field(default=(), metadata=LATER)
 
     @property
     def hash(self) -> str:
@@ -171,10 +177,16 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Everything in the recipe, JSON-ready; :func:`parse_recipe` reads it back."""
-        return _to_json(self)
+        content = _to_json(self)
+        if self.members:
+            members = [member.to_json() for member in self.members]
+            return {key: content[key] for key in content if key in OF_ENSEMBLES} | {"members": members}
+        return content
 
     def with_training(self, **changes: Any) -> "Recipe":
-        """Return the recipe with other training values, such as ``epochs=5``."""
+        """Return the recipe with other training values, such as ``epochs=5``; of an ensemble, each member with them."""
+        if self.members:
+            return replace(self, members=tuple(member.with_training(**changes) for member in self.members))
         return replace(self, training=replace(self.training, **changes))
 
 
@@ -218,6 +230,10 @@ def load_recipe(name: str | Path) -> Recipe:
 def parse_recipe(values: dict[str, Any]) -> Recipe:
     """Build a recipe from a dictionary of its sections; an unknown or missing key is a :class:`RecipeError`."""
     values = dict(values)
+    if "members" in values:
+        return _parse_ensemble(values)
+    if missing := [repr(section) for section in ("features", "network") if section not in values]:
+        raise RecipeError(f"the recipe is incomplete: it has no {' and no '.join(missing)}")
     for section, kind in SECTIONS.items():
         if section in values:
             values[section] = _build(kind, values[section], f"[{section}]")
@@ -231,6 +247,25 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def _parse_ensemble(values: dict[str, Any]) -> Recipe:
+    if others := sorted(set(values) - set(OF_ENSEMBLES)):
+        raise RecipeError(
+            f"{others[0]!r} belongs to the members of an ensemble, which itself has {', '.join(OF_ENSEMBLES)}"
+        )
+    given = values["members"]
+    if not isinstance(given, list) or len(given) < 2 or not all(isinstance(member, str | dict) for member in given):
+        raise RecipeError(f"members must be a list of at least two recipes, names or tables, got {given!r}")
+    members = tuple(load_recipe(member) if isinstance(member, str) else parse_recipe(member) for member in given)
+    if nested := [member.name for member in members if member.members]:
+        raise RecipeError(f"{nested[0]!r} is an ensemble itself; name its members instead")
+    if len({member.name for member in members}) < len(members):
+        raise RecipeError(f"members need names of their own, got {', '.join(member.name for member in members)}")
+    if any(member.copies for member in members):
+        raise RecipeError("an ensemble cannot have members that train on altered copies")
+    return _build(Recipe, {**values, "members": members}, "the recipe")
+
+
+OF_ENSEMBLES = ("name", "description", "members")
 SECTIONS = {"input": InputConfig, "augment": AugmentConfig, "training": TrainingConfig, "published": Published}
 
 
@@ -289,14 +324,62 @@ class EmotionModel(nn.Module):
         super().__init__()
         self.front_end, self.network = front_end, network
 
+    @property
+    def frame_hop_s(self) -> float | None:
+        """Seconds between two frame logits, or None where the network has none."""
+        stride = getattr(self.network, "frame_stride", None)
+        rate = self.front_end.frames_per_second
+        return None if stride is None or rate is None else stride / rate
+
     def forward(self, waveform: Tensor, lengths: Tensor) -> Output:
         """Output for waveforms (batch, n_samples) with ``lengths`` (batch,) valid samples."""
         return self.network(*self.front_end(waveform, lengths))
 
 
-def build_model(recipe: Recipe, n_classes: int) -> EmotionModel:
+class Ensemble(nn.Module):
+    """Models that hear the same sound, each with a front end of its own, and whose answers are averaged.
+
+    Logits are averaged, and frame logits where all members have them at the same times; embeddings stand one behind
+    the other.
+    """
+
+    def __init__(self, members: Sequence[EmotionModel]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        hops_s = {member.frame_hop_s for member in members}
+        self.frame_hop_s = hops_s.pop() if len(hops_s) == 1 else None
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Output:
+        """Output for waveforms (batch, n_samples) with ``lengths`` (batch,) valid samples."""
+        outputs = [member(waveform, lengths) for member in self.members]
+        embeddings = [output.embedding for output in outputs if output.embedding is not None]
+        has_frames = self.frame_hop_s is not None
+        return Output(
+            logits=torch.stack([output.logits for output in outputs]).mean(dim=0),
+            frame_logits=torch.stack([output.frame_logits for output in outputs]).mean(dim=0) if has_frames else None,
+            embedding=torch.cat(embeddings, dim=1) if embeddings else None,
+            n_valid=outputs[0].n_valid if has_frames else None,
+        )
+
+
+Model = EmotionModel | Ensemble
+
+
+def networks_of(model: Model) -> nn.ModuleList:
+    """Return the networks of a model, without the front ends: one, or one for each member."""
+    return nn.ModuleList([part.network for part in parts_of(model)])
+
+
+def parts_of(model: Model) -> list[EmotionModel]:
+    """Return the members of an ensemble, or the model itself."""
+    return list(model.members) if isinstance(model, Ensemble) else [model]  # type: ignore[arg-type]
+
+
+def build_model(recipe: Recipe, n_classes: int) -> Model:
     """Build the recipe's model with fresh weights, drawn from torch's global generator."""
     try:
+        if recipe.members:
+            return Ensemble([_assemble(member, n_classes) for member in recipe.members])
         return _assemble(recipe, n_classes)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"the recipe {recipe.name} does not fit together: {error}") from error
