@@ -1,5 +1,7 @@
 """Regions of speech: found where they were put, the same for any blocks, with edges that the sound alone decides."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +21,9 @@ class Known:
         return [(np.abs(frames).max(axis=1) > 0).astype(np.float32) for frames in sounds]
 
 
-def find(waveform, detector=None, sizes=(4_096,)):
+def find(waveform, detector=None, sizes=(4_096,), executor=None):
     """Regions of a waveform that comes in blocks of these sizes, over and over."""
-    finder = SpeechFinder(detector or Known())
+    finder = SpeechFinder(detector or Known(), executor)
     regions, position, index = [], 0, 0
     while position < len(waveform):
         size = sizes[index % len(sizes)]
@@ -207,6 +209,38 @@ def test_whatever_the_detector_says_regions_are_in_order_and_hold_their_sound(se
         position = region.end
     for before, after in pairwise(regions):
         assert before.end <= after.start
+
+
+def assert_same_regions(first, second):
+    assert [(region.start, region.end) for region in first] == [(region.start, region.end) for region in second]
+    assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(first, second, strict=True))
+
+
+class Slow(Known):
+    """It takes its time, the first stretches longest."""
+
+    def __init__(self):
+        self.delay_s = 0.2
+
+    def probs(self, sounds):
+        time.sleep(self.delay_s)
+        self.delay_s /= 4
+        return super().probs(sounds)
+
+
+def test_a_detector_in_the_background_changes_nothing(make_speech, place):
+    waveform = np.concatenate([make_speech(1, 75.0), place((1.0, 2.0), (4.0, 31.0), total_s=150)])
+    with ThreadPoolExecutor(2) as executor:
+        assert_same_regions(find(waveform, Slow(), (50_000,), executor), find(waveform))
+
+
+def test_a_detector_that_fails_in_the_background_says_so(make_speech):
+    class Broken(Known):
+        def probs(self, sounds):
+            raise RuntimeError("no network")
+
+    with ThreadPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="no network"):
+        find(make_speech(0, 3.0), Broken(), executor=executor)
 
 
 def test_memory_does_not_grow(make_speech):

@@ -16,7 +16,9 @@ Only a stretch of ``MAX_REGION_S`` is searched at a time. It ends at the quietes
 a pause where there is one; where there is none, the region is cut. The blocks that the sound comes in change nothing.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -31,6 +33,7 @@ MIN_PAUSE_S = 0.25  # shorter silences are inside a region: consonants close for
 MIN_SPEECH_S = 0.25  # shorter sounds are no speech: a click, a cough
 MAX_REGION_S = 30.0  # longer speech is cut at its quietest moment
 CUT_SEARCH_S = 10.0  # of which it is cut in the last
+MAX_DETECTING = 4  # stretches that wait for a detector in the background
 
 PAUSE_DB = 19.0  # below the loudest moment: above the hiss of a poor microphone, below vowels
 MIN_DB = -70.0  # full scale is 0; what is softer in LEVEL_HZ is silence
@@ -170,7 +173,14 @@ class EnergyDetector:
 class SpeechFinder:
     """Finds the regions of one channel: feed it blocks of any length, take the regions that are complete.
 
-    It holds a page and a stretch: less than a minute of sound.
+    It holds a page and a stretch, less than a minute of sound, and MAX_DETECTING more where the detector works in the
+    background.
+
+    Parameters
+    ----------
+    executor
+        Where the detector works while the next sound is read; None: at once. It changes when regions are returned, and
+        nothing else.
 
     Attributes
     ----------
@@ -180,8 +190,9 @@ class SpeechFinder:
         Largest amplitude of each frame so far, in pages.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, executor: Executor | None = None) -> None:
         self.detector = detector
+        self.executor = executor
         self.n_samples = 0
         self.peaks: list[np.ndarray] = []
         self._waiting: list[np.ndarray] = []  # blocks of the page to come
@@ -189,6 +200,7 @@ class SpeechFinder:
         self._sound = np.empty(0, np.float32)  # from sample _offset on
         self._offset = 0
         self._start = 0  # of the stretch at hand
+        self._detecting: deque[tuple[_Stretch, Future[list[np.ndarray]]]] = deque()
 
     def feed(self, block: np.ndarray) -> list[Region]:
         """Take the next (n,) samples at 16 kHz; return the regions that are complete now."""
@@ -200,18 +212,19 @@ class SpeechFinder:
         sound = np.concatenate(self._waiting)
         n_whole = len(sound) // PAGE_SAMPLES * PAGE_SAMPLES
         self._waiting, self._n_waiting = [sound[n_whole:].copy()], len(sound) - n_whole
-        regions = []
         for start in range(0, n_whole, PAGE_SAMPLES):
-            regions += self._read(sound[start : start + PAGE_SAMPLES])
-        return regions
+            self._read(sound[start : start + PAGE_SAMPLES])
+        return list(self._take(MAX_DETECTING))
 
     def finish(self) -> list[Region]:
         """Return the rest; nothing can be fed any more."""
         rest = np.concatenate([*self._waiting, np.empty(0, np.float32)])
         self._waiting, self._n_waiting = [], 0
-        return [*self._read(rest), *self._find(_power(self._sound), self.n_samples)]
+        self._read(rest)
+        self._find(_power(self._sound), self.n_samples)
+        return list(self._take(0))
 
-    def _read(self, page: np.ndarray) -> Iterator[Region]:
+    def _read(self, page: np.ndarray) -> None:
         """Take a page, the last of which may be shorter."""
         if len(page):
             padded = np.pad(np.abs(page), (0, -len(page) % FRAME_SAMPLES))
@@ -223,31 +236,72 @@ class SpeechFinder:
             end = self._start + longest
             first = end - round(CUT_SEARCH_S * SAMPLE_RATE)
             end = first + _quietest(power[first - self._offset : end - self._offset])
-            yield from self._find(power, end)
+            self._find(power, end)
             keep_from = max(0, end - room)
             self._sound = self._sound[keep_from - self._offset :].copy()
             self._offset, self._start = keep_from, end
 
-    def _find(self, power: np.ndarray, end: int) -> Iterator[Region]:
-        """Yield the regions of the stretch at hand, which ends here; power is that of the sound that is held."""
+    def _find(self, power: np.ndarray, end: int) -> None:
+        """Give the stretch at hand, which ends here, to the detector; power is that of the sound that is held."""
         first, last = self._start - self._offset, end - self._offset
         bounds = [(start, stop) for start, stop in _find_sounds(power, first, last) if _is_long_enough(start, stop)]
-        with_room = [(max(0, start - _room_samples()), stop + _room_samples()) for start, stop in bounds]
-        probs = self.detector.probs([_frames(self._sound[start:stop]) for start, stop in with_room])
-        for (start, stop), (heard_from, _), prob in zip(bounds, with_room, probs, strict=True):
-            for part in _find_speech(prob, heard_from, start, stop):
-                yield self._region(*part, first, last)
+        stretch = _Stretch(self._sound, self._offset, first, last, self._start > 0, end < self.n_samples, bounds)
+        detected: Future[list[np.ndarray]] = Future()
+        if self.executor is None:
+            detected.set_result(self.detector.probs(stretch.frames()))
+        else:
+            detected = self.executor.submit(self.detector.probs, stretch.frames())
+        self._detecting.append((stretch, detected))
 
-    def _region(self, start: int, end: int, first: int, last: int) -> Region:
-        """Return a region with its room; positions are those in the sound that is held, of a stretch first to last."""
-        is_cut_before = start == first and self._start > 0
-        is_cut_after = end == last and self._offset + last < self.n_samples
+    def _take(self, n_left: int) -> Iterator[Region]:
+        """Yield the regions of the stretches that are ready, in order; wait where more than n_left are not."""
+        while self._detecting and (len(self._detecting) > n_left or self._detecting[0][1].done()):
+            stretch, detected = self._detecting.popleft()
+            yield from stretch.regions(detected.result())
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The sounds of a stretch, which lies from first to last in the sound that was held when it was found.
+
+    Attributes
+    ----------
+    offset
+        Samples from the start of the recording to that of ``sound``.
+    has_more_before, has_more_after
+        Whether the recording goes on there.
+    bounds
+        (start, end) of each sound, in ``sound``.
+    """
+
+    sound: np.ndarray
+    offset: int
+    first: int
+    last: int
+    has_more_before: bool
+    has_more_after: bool
+    bounds: list[tuple[int, int]]
+
+    def frames(self) -> list[np.ndarray]:
+        """Frames of each sound with its room, as a detector takes them."""
+        room = _room_samples()
+        return [_frames(self.sound[max(0, start - room) : end + room]) for start, end in self.bounds]
+
+    def regions(self, probs: Sequence[np.ndarray]) -> Iterator[Region]:
+        """Yield the regions, given the detector's answer to ``frames``."""
+        for (start, end), prob in zip(self.bounds, probs, strict=True):
+            for part in _find_speech(prob, max(0, start - _room_samples()), start, end):
+                yield self._region(*part)
+
+    def _region(self, start: int, end: int) -> Region:
+        is_cut_before = start == self.first and self.has_more_before
+        is_cut_after = end == self.last and self.has_more_after
         before = 0 if is_cut_before else min(_room_samples(), start)
-        after = 0 if is_cut_after else min(_room_samples(), len(self._sound) - end)
+        after = 0 if is_cut_after else min(_room_samples(), len(self.sound) - end)
         return Region(
-            start=self._offset + start,
-            end=self._offset + end,
-            waveform=self._sound[start - before : end + after].copy(),
+            start=self.offset + start,
+            end=self.offset + end,
+            waveform=self.sound[start - before : end + after].copy(),
             before=before,
             after=after,
             is_cut_before=is_cut_before,

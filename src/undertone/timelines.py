@@ -251,11 +251,11 @@ def timeline_of_blocks(
     """
     finders: list[SpeechFinder] = []
     is_mixed = True
-    with _Listener(recognizer, min_confidence) as listener:
+    with ThreadPoolExecutor(1, "undertone-speech") as detecting, _Listener(recognizer, min_confidence) as listener:
         for block in blocks:
             is_mixed = block.ndim == 1
             columns = block[:, np.newaxis] if is_mixed else block
-            finders = finders or [SpeechFinder(load_detector(vad)) for _ in range(columns.shape[1])]
+            finders = finders or [SpeechFinder(load_detector(vad), detecting) for _ in range(columns.shape[1])]
             for channel, finder in enumerate(finders):
                 for region in finder.feed(np.ascontiguousarray(columns[:, channel])):
                     listener.hear(region, None if is_mixed else channel)
