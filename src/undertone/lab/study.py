@@ -43,7 +43,7 @@ def vary(recipe: Recipe, change: str) -> Recipe:
     Examples
     --------
     >>> from undertone.lab.recipes import load_recipe
-    >>> varied = vary(load_recipe("undertone-small"), "network.widths=[8,16]; network.time_stages=1")
+    >>> varied = vary(load_recipe("undertone-street"), "network.widths=[8,16]; network.time_stages=1")
     >>> varied.network["widths"], varied.network["time_stages"]
     ([8, 16], 1)
     """
