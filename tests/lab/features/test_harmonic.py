@@ -14,7 +14,7 @@ librosa = pytest.importorskip("librosa")
 from undertone.audio import load_waveform
 from undertone.lab.corpora import load
 from undertone.lab.features import FEATURES, Chroma, Harmonic, Percussive, SpectralContrast, Stack, Tonnetz
-from undertone.lab.features.harmonic import HarmonicChroma, sliding_median
+from undertone.lab.features.harmonic import HarmonicChroma, harmonic_mask, sliding_median
 from undertone.onnx_reader import check_graph
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
@@ -195,6 +195,19 @@ def test_separation_of_clips_shorter_than_the_kernel(n_frames, rng):
     expected = power * (harmonic / (harmonic + percussive)) ** 2
     ours = Harmonic().from_power(torch.from_numpy(power)[None], torch.tensor([n_frames]))[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", [1e-12, 1.0, 1e12])
+def test_medians_in_half_precision_move_the_mask_by_a_thousandth(level, rng):
+    power = torch.from_numpy(level * rng.exponential(1.0, (3, 257, 40)).astype(np.float32) ** 4)
+    power[2] = 0  # a silent clip
+    n_valid = torch.tensor([40, 7, 40])
+    exact = harmonic_mask(power, n_valid)
+    half = harmonic_mask(power, n_valid, half=True)
+    assert 0 < (half - exact).abs().max() < 1e-3
+    assert (half[2] == 0.5).all()
+    with_gradient = harmonic_mask(power.clone().requires_grad_(), n_valid, half=True)
+    torch.testing.assert_close(with_gradient.detach(), exact, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
