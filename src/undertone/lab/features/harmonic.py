@@ -384,7 +384,7 @@ def _sort(low: Tensor, high: Tensor, *, falls: bool = False) -> Tensor:
 
 
 def _ordered(low: Tensor, high: Tensor, *, falls: bool) -> Tensor:
-    """The smaller and the larger of each two, (n, step, ...) -> (n, 2, step, ...), or the larger one first."""
+    """Order each two, (n, step, ...) -> (n, 2, step, ...): the smaller first, or, with ``falls``, the larger."""
     if low.requires_grad or is_exporting():
         both = torch.minimum(low, high), torch.maximum(low, high)
         return torch.stack(both[::-1] if falls else both, dim=1)
@@ -395,7 +395,7 @@ def _ordered(low: Tensor, high: Tensor, *, falls: bool) -> Tensor:
 
 
 def _clamp(first: Tensor, second: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Both, each value held between two others, (size, n, ...) -> (size, n, 2, ...)."""
+    """Hold each value between two others, (size, n, ...) -> (size, n, 2, ...), those of ``first`` before the rest."""
     if low.requires_grad or is_exporting():
         return torch.stack([torch.minimum(torch.maximum(low, value), high) for value in (first, second)], dim=2)
     clamped = low.new_empty(*low.shape[:2], 2, *low.shape[2:])
