@@ -43,10 +43,7 @@ def _score_section(protocol: str, scores: Mapping[str, Any]) -> str:
     if "per_fold" in scores:
         parts.append(_fold_table(scores))
     if "ece" in scores:
-        parts.append(
-            f"Expected calibration error {_number(scores, 'ece')}, "
-            f"before the temperature {_number(scores, 'ece_uncalibrated')}."
-        )
+        parts.append(f"Expected calibration error {_calibration_words(scores)}.")
     if gap := scores.get("sex_gap"):
         parts.append(f"UAR of women minus that of men: {100 * gap['gap']:+.1f} points.")
     if "conditions" in scores:
@@ -56,6 +53,15 @@ def _score_section(protocol: str, scores: Mapping[str, Any]) -> str:
     if "command" in scores:
         parts.append(f"Measured by `{scores['command']}`.")
     return "\n\n".join(parts)
+
+
+def _calibration_words(scores: Mapping[str, Any]) -> str:
+    def words(part: Mapping[str, Any]) -> str:
+        return f"{_number(part, 'ece')} ({_number(part, 'ece_uncalibrated')} before the temperature)"
+
+    if "restricted" not in scores:
+        return words(scores)
+    return f"{words(scores['restricted'])} among the emotions of each clip's corpus, {words(scores)} among all"
 
 
 def _conditions_table(conditions: Mapping[str, Any]) -> str:

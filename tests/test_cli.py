@@ -276,6 +276,37 @@ def test_models_show_prints_the_card(undertone, model_path, make_card):
         assert expected in result.stdout
 
 
+def test_models_show_prints_the_scores_of_the_lab_as_a_table(undertone, tmp_path, make_card, tiny_bytes):
+    from undertone.model_file import write_card
+
+    figures = {
+        "n_classes": 4,
+        "uar": 0.5,
+        "uar_interval": [0.4, 0.6],
+        "war": 0.55,
+        "n_utterances": 1234,
+        "n_speakers": 5,
+    }
+    pooled = {
+        "corpora": {"ravdess": figures, "tess": {**figures, "uar_interval": None}},
+        "ece": 0.05,
+        "restricted": {"ece": 0.034},
+        "sex_gap": {"gap": 0.036},
+        "conditions": {"lost": {"telephone": 0.047}},
+        "command": "undertone lab evaluate pooled-speaker tiny",
+    }
+    leaking = {**figures, "leaks": "SPEAKERS LEAK", "corpora": {"ravdess": {**figures, "n_classes": "many"}}}
+    card = make_card(scores={"pooled-speaker": pooled, "pooled-random": {**figures, "leaks": "LEAKS"}, "odd": leaking})
+    result = undertone("models", "show", write_card(tiny_bytes, card, tmp_path / "scored.onnx"))
+    lines = result.stdout.splitlines()
+    assert "  ravdess  0.500  0.400-0.600  0.550     0.250  1,234         5" in lines
+    assert any(line.split() == ["tess", "0.500", "0.550", "0.250", "1,234", "5"] for line in lines)
+    assert any(line.split() == ["all", "0.500", "0.400-0.600", "0.550", "0.250", "1,234", "5"] for line in lines)
+    for expected in ("error 0.034", "men: +3.6 points", "telephone 4.7", "pooled-speaker tiny", "LEAKS"):
+        assert expected in result.stdout
+    assert "n_classes: many" in result.stdout  # what is not of the lab's making is printed as it is
+
+
 def test_models_show_json_is_the_card(undertone, model_path, make_card):
     from undertone.model_file import Card
 

@@ -218,6 +218,7 @@ def test_score_tables_show_what_the_card_says():
             },
             "ece": 0.03,
             "ece_uncalibrated": 0.125,
+            "restricted": {"ece": 0.02, "ece_uncalibrated": 0.025},
             "sex_gap": {"female": 0.71, "male": 0.69, "gap": 0.02},
             "conditions": {
                 "uar": {"clean": {"ravdess": 0.71234, "savee": 0.5}, "telephone": {"ravdess": 0.7, "savee": 0.4}},
@@ -236,7 +237,7 @@ def test_score_tables_show_what_the_card_says():
     assert "women minus that of men: +2.0 points" in text
     assert "| telephone | 0.700 | 0.400 | 5.6 |" in text and "| clean | 0.712 | 0.500 |  |" in text
     assert "listeners of CREMA-D heard" in text and "1,234 clips" in text and "UAR 0.500, WAR 0.600" in text
-    assert "calibration error 0.030, before the temperature 0.125" in text
+    assert "error 0.020 (0.025 before the temperature) among the emotions of each clip's corpus, 0.030 (0.125 " in text
     assert "**`ravdess-speaker`**, all 6 folds" in text
     assert "| UAR | 0.600 | 0.660 |" in text
     assert "**`mystery`**" in text

@@ -18,6 +18,7 @@ from undertone.lab.export import (
     ExportedModel,
     ExportError,
     export_run,
+    intended_use,
     load_run,
     measure_parity,
     weights_licence,
@@ -209,7 +210,9 @@ def test_the_licence_follows_from_the_corpora():
     assert "non-commercial" in both
     assert "ODbL" in both
     assert "CC BY-NC-SA 4.0" in both
-    assert "non-commercial" not in weights_licence(["crema-d"])
+    assert weights_licence(["crema-d"]).startswith("Commercial use included")
+    assert "products" in intended_use(["crema-d"])
+    assert "products" not in intended_use(["crema-d", "ravdess"])
 
 
 # ---- no file ----

@@ -50,6 +50,7 @@ N_PARAMETERS = {  # of the network, as Keras counts; those under a comment are t
     "ragab-mfcc-crnn-time": 296_647,
     "shelleypi-cnn": 228_615,
     "shelleypi-cnnlstm": 4_036_615,
+    "undertone-open": 584_264,
     "undertone-small": 1_168_128,
     "undertone-street": 584_264,
     "undertone-studio": 583_864,
@@ -88,6 +89,7 @@ RECURRENT_NODES = {  # in the exported graph: one per layer and direction, whate
 }
 # No gradient: a number added to all scores of an attention, and the recurrent weights of a sequence of one step.
 WITHOUT_GRADIENT = {
+    "undertone-open": {"pool.score.2.bias"},
     "undertone-street": {"pool.score.2.bias"},
     "undertone-studio": {"pool.score.2.bias"},
     "ragab-mfcc-crnn": {f"{layer}.{way}.weight_hh_l0" for layer in ("first", "second") for way in ("forth", "back")},

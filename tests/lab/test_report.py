@@ -306,6 +306,8 @@ def test_card_scores_of_a_pooled_protocol(pooled):
     assert crema_d["unrestricted"]["uar"] == both["unrestricted"]["uar"]
     assert crema_d["ece_uncalibrated"] == both["restricted"]["ece_uncalibrated"]
     assert card["corpora"]["tess"]["uar_interval"] is None
+    assert card["restricted"] == {key: pooled["restricted"][key] for key in ("ece", "ece_uncalibrated")}
+    assert card["restricted"]["ece"] != card["ece"]
 
 
 def test_card_of_a_leaking_protocol_says_so(hostile):

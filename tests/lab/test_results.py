@@ -36,6 +36,11 @@ def test_fewer_epochs_are_for_published_systems_on_new_speakers_only():
     assert epochs["undertone-studio", "pooled-speaker"] == 60
 
 
+def test_a_recipe_for_one_corpus_is_tested_on_it_alone():
+    jobs = [(job.recipe.name, job.protocol, job.folds) for job in plan_jobs(["undertone-open"])]
+    assert jobs == [("undertone-open", "crema-d-speaker", (0, 4))]
+
+
 def test_speed_counts_seconds_of_sound(quick_recipe):
     clips = [np.zeros(16_000, np.int16)] * 8
     before = torch.get_num_threads()
@@ -81,11 +86,16 @@ def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
     unseen = row | {"protocol": "pooled-speaker", "scores": row["scores"] | {"war": 0.35, "uar": 0.3}}
     (folder / "tiny--ravdess-speaker.json").write_text(json.dumps(own))
     (folder / "tiny--pooled-speaker.json").write_text(json.dumps(unseen))
-    monkeypatch.setattr(results, "load_recipe", lambda _: recipe)
+    ours = unseen | {"recipe": "ours", "scores": row["scores"] | {"uar": 0.6}}
+    (folder / "ours--pooled-speaker.json").write_text(json.dumps(ours))
+    recipes = {recipe.name: recipe, "ours": replace(recipe, name="ours", published=None)}
+    monkeypatch.setattr(results, "load_recipe", lambda name: recipes[name])
+    monkeypatch.setattr(results, "recipe_names", lambda: list(recipes))
     write_pages(folder, tmp_path / "results.md")
     page = (tmp_path / "results.md").read_text()
     assert "| [tiny](results/tiny.md) | 90.0 | 85.0 | 35.0 | 30.0 [" in page
-    assert "| -50.0 |" in page
+    assert "| -50.0 | `pooled-speaker` |" in page
+    assert "own `ours` has UAR 60.0; the best of the published systems there, `tiny`, 30.0." in page
     assert "speakers: 100 % of test rows; copies of the clip: 94 % of test rows" in page
     assert "accuracy falls by 50 points" in page
     assert "- `tiny`: -5.0 points, NOT reached. Theirs is made up." in page

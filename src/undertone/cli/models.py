@@ -1,7 +1,7 @@
 """``undertone models``: what is installed, and the card of any model file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ from undertone.cli.terminal import fail, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from undertone.model_file import Card
 
@@ -47,6 +48,7 @@ def models(
     for path, card in cards.values():
         typer.echo(f"{card.name} {card.version}  {path.stat().st_size / 1e6:.1f} MB  {', '.join(card.labels)}")
         typer.echo(f"  {printable(card.description)}")
+        typer.echo(f"  {printable(card.licence.partition(':')[0])}")
 
 
 @app.command("show", cls=Command, no_args_is_help=True)
@@ -110,7 +112,10 @@ def _print_card(card: "Card") -> None:
         speakers = f"{len(corpus.speakers)} speakers"
         _print(console, f"{corpus.name}: {corpus.n_utterances:,} clips of {speakers} ({corpus.licence})")
     _heading(console, "How well it does")
-    _print_tree(console, card.scores, indent=2)
+    for protocol, scores in card.scores.items():
+        _print_scores(console, protocol, scores)
+    if not card.scores:
+        _print(console, "no scores are in the card")
     _heading(console, "What it is for")
     _print(console, card.intended_use)
     _heading(console, "What it is not for")
@@ -130,11 +135,68 @@ def _heading(console: "Console", text: str) -> None:
     _print(console, text, "bold cyan", indent=0)
 
 
-def _print(console: "Console", text: str, style: str = "", indent: int = 2) -> None:
+def _print(console: "Console", content: "str | Table", style: str = "", indent: int = 2) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console.print(Padding(Text(printable(text), style=style), (0, 0, 0, indent), expand=False))
+    content = Text(printable(content), style=style) if isinstance(content, str) else content
+    console.print(Padding(content, (0, 0, 0, indent), expand=False))
+
+
+def _print_scores(console: "Console", protocol: str, scores: Any) -> None:
+    """Print what was measured under a protocol: a table, and what else is known in a line each."""
+    rows = _score_rows(scores)
+    if rows is None:  # not of the lab's making
+        _print_tree(console, {protocol: scores}, indent=2)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("", "UAR", "95 %", "WAR", "guessing", "clips", "speakers"):
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _print(console, protocol)
+    if leaks := scores.get("leaks"):
+        _print(console, leaks, "bold red")
+    _print(console, table)
+    for line in _score_lines(scores):
+        _print(console, line)
+    console.print()
+    _print(console, "UAR is the mean of the recalls, WAR the share that is right; --json has all figures.", "dim")
+
+
+def _score_rows(scores: Any) -> list[tuple[str, ...]] | None:
+    """Cells of each corpus, or of all clips; None where the figures are not there."""
+    parts = scores.get("corpora", {"all": scores}) if isinstance(scores, Mapping) else {}
+    rows = []
+    for name, part in parts.items():
+        try:
+            interval = part.get("uar_interval") or ()
+            cells = (f"{part['uar']:.3f}", "-".join(f"{bound:.3f}" for bound in interval), f"{part['war']:.3f}")
+            counts = (f"{1 / part['n_classes']:.3f}", f"{part['n_utterances']:,}", f"{part['n_speakers']:,}")
+        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            return None
+        rows.append((name, *cells, *counts))
+    return rows or None
+
+
+def _score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
+    """Say how far confidences are off, what conditions cost, and how it was measured, where the card knows."""
+    own = scores.get("restricted", scores)
+    if isinstance(own, Mapping) and isinstance(error := own.get("ece"), float):
+        yield f"expected calibration error {error:.3f}"
+    gap = scores.get("sex_gap")
+    if isinstance(gap, Mapping) and isinstance(gap.get("gap"), float):
+        yield f"UAR of women minus that of men: {100 * gap['gap']:+.1f} points"
+    conditions = scores.get("conditions")
+    lost = conditions.get("lost") if isinstance(conditions, Mapping) else None
+    if isinstance(lost, Mapping):
+        costs = (f"{name} {100 * points:.1f}" for name, points in lost.items() if isinstance(points, float))
+        yield f"points of UAR lost: {'; '.join(costs)}"
+    if "command" in scores:
+        yield f"measured by {scores['command']}"
 
 
 def _print_tree(console: "Console", tree: Mapping[str, Any], indent: int) -> None:
@@ -149,8 +211,6 @@ def _print_tree(console: "Console", tree: Mapping[str, Any], indent: int) -> Non
                 _print(console, ", ".join(f"{name} {_shown(part)}" for name, part in row.items()), indent=indent + 2)
         else:
             _print(console, f"{key}: {_shown(value)}", indent=indent)
-    if not tree:
-        _print(console, "no scores are in the card", indent=indent)
 
 
 def _shown(value: object) -> str:

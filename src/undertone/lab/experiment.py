@@ -530,8 +530,9 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
                 values["ece_uncalibrated"] = raw_both[corpus][kind]["ece"]
         report["corpora"] = both
         allowed = np.array([[name in CORPUS_CLASSES[corpus] for name in classes] for corpus in corpora])
-        own = np.where(allowed, probs, 0)
-        report["restricted"] = scores(target, own / own.sum(axis=1, keepdims=True), classes=classes, **who)
+        own, own_raw = (_renormalised(np.where(allowed, values, 0)) for values in (probs, raw))
+        report["restricted"] = scores(target, own, classes=classes, **who)
+        report["restricted"]["ece_uncalibrated"] = scores(target, own_raw, classes=classes, **who)["ece"]
     if dataset is not None and (voted := _score_votes(dataset, tested, probs, classes)):
         report["voted"] = voted
     sex_of = {clip["speaker"]: clip["sex"] for clip in tested}
@@ -539,6 +540,10 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
         for speaker, row in part["per_speaker"].items():
             row["sex"] = sex_of[speaker]
     return report
+
+
+def _renormalised(probs: np.ndarray) -> np.ndarray:
+    return probs / probs.sum(axis=1, keepdims=True)
 
 
 def _score_votes(

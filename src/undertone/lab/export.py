@@ -8,7 +8,7 @@ import copy
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,11 @@ OUTPUTS = ["logits", "frame_logits", "embedding"]  # in the order of ExportedMod
 MERGED = {"calm": "neutral"}  # in a seven-class file
 MIN_DURATION_S, RECOMMENDED_DURATION_S, MAX_DURATION_S = 0.1, 3.0, 30.0
 
-INTENDED_USE = "Research on, and demonstrations of, emotion recognition in short clips of acted English speech."
+RESEARCH_USE = "Research on, and demonstrations of, emotion recognition in short clips of acted English speech."
+OPEN_USE = (
+    "Research on emotion recognition in short clips of acted English speech, demonstrations, and a start for products "
+    "of your own, which a test on your own recordings must come before."
+)
 NOT_FIT_FOR = (
     "Decisions about people (hiring, schooling, policing, health); spontaneous or non-English speech, children and "
     "noisy rooms without a test of your own. It hears how actors portray emotions, not what people feel."
@@ -179,7 +183,7 @@ def export_run(
         "corpora": corpora,
         "n_parameters": n_parameters(model),
         "created": date.today().isoformat(),
-        "intended_use": INTENDED_USE,
+        "intended_use": intended_use([corpus.name for corpus in corpora]),
         "not_fit_for": NOT_FIT_FOR,
         "scores": dict(scores or {}),
         "package_versions": {package: version(package) for package in ("torch", "onnx", "numpy")},
@@ -253,11 +257,19 @@ def _difference(theirs: np.ndarray, ours: np.ndarray, temperature: float) -> flo
 
 def weights_licence(corpora: Sequence[str]) -> str:
     """Licence that follows for weights from the corpora they were trained on, as one sentence."""
-    names = [CORPORA[name] for name in corpora]
-    sources = ", ".join(f"{corpus.folder} ({corpus.licence})" for corpus in names)
-    if any(corpus.non_commercial for corpus in names):
+    sources = ", ".join(f"{CORPORA[name].folder} ({CORPORA[name].licence})" for name in corpora)
+    if _is_non_commercial(corpora):
         return f"Research, non-commercial use only: trained on {sources}, which must be credited."
-    return f"Follows the training data: {sources}; credit them."
+    return f"Commercial use included, as the training data's licences allow it: {sources}, which must be credited."
+
+
+def intended_use(corpora: Iterable[str]) -> str:
+    """Say what a model of these corpora is meant for, in one sentence."""
+    return RESEARCH_USE if _is_non_commercial(corpora) else OPEN_USE
+
+
+def _is_non_commercial(corpora: Iterable[str]) -> bool:
+    return any(CORPORA[name].non_commercial for name in corpora)
 
 
 def _training_corpus(name: str, heard: dict[str, Any], dev: Sequence[str]) -> TrainingCorpus:

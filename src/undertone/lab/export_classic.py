@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from undertone.lab.data import Waveforms, bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import softmax
 from undertone.lab.export import (
-    INTENDED_USE,
     MAX_DURATION_S,
     MIN_DURATION_S,
     NOT_FIT_FOR,
     PARITY,
     RECOMMENDED_DURATION_S,
     ExportError,
+    intended_use,
     to_onnx,
     weights_licence,
 )
@@ -124,7 +124,7 @@ def export_classic(
         "corpora": tuple(corpora),
         "n_parameters": count_numbers(classifier),
         "created": date.today().isoformat(),
-        "intended_use": INTENDED_USE,
+        "intended_use": intended_use([corpus.name for corpus in corpora]),
         "not_fit_for": NOT_FIT_FOR,
         "scores": dict(scores or {}),
         "package_versions": {

@@ -101,8 +101,9 @@ def _package_versions(report: Mapping[str, Any]) -> dict[str, str]:
 def scores_for_card(report: Mapping[str, Any], command: str) -> dict[str, Any]:
     """Scores for a model card's ``scores[protocol]``: no matrix, no history.
 
-    Per-corpus scores are those with probabilities restricted to the corpus's classes; ``unrestricted`` stands in
-    each. A protocol that leaks has its banner as ``leaks``.
+    Per-corpus scores are those with probabilities restricted to the corpus's classes, and so are the calibration errors
+    under ``restricted``, of all clips together; ``unrestricted`` stands in each. A protocol that leaks has its banner
+    as ``leaks``.
 
     Parameters
     ----------
@@ -126,6 +127,7 @@ def scores_for_card(report: Mapping[str, Any], command: str) -> dict[str, Any]:
             corpus: _compact(both["restricted"]) | {"unrestricted": _figures_of(both["unrestricted"])}
             for corpus, both in report["corpora"].items()
         }
+        card["restricted"] = {key: report["restricted"][key] for key in ("ece", "ece_uncalibrated")}
     return card | {name: report[name] for name in ("voted", "conditions") if name in report}
 
 
