@@ -12,6 +12,7 @@ from undertone import timelines
 from undertone.audio import SAMPLE_RATE, AudioError
 from undertone.model_file import ModelFileError, write_card
 from undertone.recognizer import softmax
+from undertone.repeats import Passage
 from undertone.speech import EnergyDetector, Region, SpeechFinder
 from undertone.timelines import Segment, Timeline, TurningPoint, timeline, timeline_of_blocks
 
@@ -155,7 +156,7 @@ def test_neighbours_become_one_across_short_pauses():
         piece(3.8, 4.8, 1, [0.1, 0.9]),
         piece(4.9, 5.0, None, [0.5, 0.5]),
     ]
-    segments = list(timelines._merge(pieces, None, ("anger", "neutral")))
+    segments = list(timelines._merge(pieces, ("anger", "neutral")))
     assert [(segment.start_s, segment.end_s, segment.emotion) for segment in segments] == [
         (0.0, 1.8, "anger"),
         (2.8, 3.8, "anger"),
@@ -235,6 +236,53 @@ def test_a_region_that_comes_again_is_heard_once(recognizer, make_speech, monkey
     answers = [(segment.emotion, segment.confidence) for segment in once.segments]
     for channel in (0, 1):
         assert [(segment.emotion, segment.confidence) for segment in found.channel(channel)] == answers * 3
+
+
+def test_a_passage_has_the_answers_of_its_first_time():
+    pieces = [
+        piece(0.0, 2.0, 0, [0.9, 0.1]),
+        piece(2.0, 3.0, 1, [0.1, 0.9]),
+        piece(3.5, 5.0, 0, [0.7, 0.3]),
+        piece(10.2, 16.0, 1, [0.2, 0.8]),  # from here on with neighbours
+        piece(20.0, 23.0, None, [0.5, 0.5]),
+    ]
+    passages = [Passage(11.0, 13.0, 10.0), Passage(20.1, 21.9, 20.0)]
+    found = [(p.start_s, p.end_s, p.top, p.speech_s) for p in timelines._repeat(pieces, passages)]
+    # of 1.0 to 3.0 s, and before and behind it what is the neighbours'; of 0.1 to 1.9 s, what is left in front with it
+    assert found == [
+        (0.0, 2.0, 0, 2.0),
+        (2.0, 3.0, 1, 1.0),
+        (3.5, 5.0, 0, 1.5),
+        (10.2, 11.0, 1, pytest.approx(0.8)),
+        (11.0, 12.0, 0, pytest.approx(1.0)),
+        (12.0, 13.0, 1, pytest.approx(1.0)),
+        (13.0, 16.0, 1, pytest.approx(3.0)),
+        (20.0, 21.9, 0, pytest.approx(1.9)),
+        (21.9, 23.0, None, pytest.approx(1.1)),
+    ]
+
+
+def test_a_passage_is_silent_where_its_first_time_was():
+    pieces = [piece(1.0, 2.0, 0, [0.9, 0.1]), piece(10.0, 14.0, 1, [0.2, 0.8])]
+    found = timelines._repeat(pieces, [Passage(10.2, 13.8, 10.0)])
+    assert [(p.start_s, p.end_s, p.top) for p in found] == [(1.0, 2.0, 0), (11.0, 12.0, 0)]
+
+
+def test_passages_that_were_found_do_not_depend_on_their_neighbours(recognizer, make_speech):
+    """Not even without any pause, where clips flow into each other."""
+    clip = make_speech(7, 2.3)
+    others = [make_speech(seed, 0.9 + 0.37 * seed) for seed in range(4)]
+    starts, parts = [], []
+    for other in others:
+        starts.append(sum(map(len, parts)) / SECOND)
+        parts += [clip, other]
+    found = hear(recognizer, np.concatenate(parts).astype(np.float32), min_confidence=0)
+    middle = np.linspace(0.6, 1.7, 23)
+    answers = [
+        [next(s.emotion for s in found.segments if s.start_s <= start + moment < s.end_s) for moment in middle]
+        for start in starts
+    ]
+    assert answers == [answers[0]] * 4
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.15, 0.5])

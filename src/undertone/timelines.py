@@ -12,12 +12,15 @@ The method, step by step; the constants below are its only settings:
 4. A hidden Markov model smooths a longer region: an emotion goes on for another second with probability
    ``STAY_PROB``, each second of sound counts as one observation, and the most probable path (Viterbi) is cut into
    segments.
-5. A region that was there before, sample for sample, gets the answer it got then, whatever lies around it now.
+5. What was there before, sample for sample, gets the answer it got then, whatever lies around it now: a region is not
+   heard again, and of a passage (``undertone.repeats``) that its neighbours made part of other regions, the answer of
+   its first time is taken.
 6. A segment's probabilities are their means over its time, its confidence is that of its emotion; below
    ``MIN_CONFIDENCE`` it is not sure, and its emotion None. Only then do neighbours of the same emotion become one,
    across pauses up to ``MAX_MERGE_PAUSE_S``.
 """
 
+import bisect
 import hashlib
 import os
 from collections import deque
@@ -31,6 +34,7 @@ import numpy as np
 
 from undertone.audio import MAX_RECORDING_S, SAMPLE_RATE, Source, stream_blocks, stream_channels
 from undertone.recognizer import Recognizer, load_model
+from undertone.repeats import Passage, RepeatFinder
 from undertone.speech import VAD, Region, SpeechFinder, load_detector
 
 __all__ = ["ChannelTotals", "Segment", "Timeline", "TurningPoint", "timeline", "timeline_of_blocks"]
@@ -46,6 +50,7 @@ MIN_PROB = 1e-4  # no window rules an emotion out
 
 MIN_CONFIDENCE = 0.4  # less is "not sure"
 MAX_MERGE_PAUSE_S = 0.5
+EDGE_S = 0.6  # at the ends of a passage the neighbours change what is found: so much of a piece there goes with it
 
 JOB_S = 120.0  # of sound heard as one piece of work
 MAX_PEAKS = 4_000  # columns of the waveform that is kept, per channel
@@ -250,14 +255,18 @@ def timeline_of_blocks(
         (n,) of mixed sound, or (n, n_channels) of channels to be kept apart: float32 in [-1, 1] at 16 kHz.
     """
     finders: list[SpeechFinder] = []
+    repeats: list[RepeatFinder] = []
     is_mixed = True
     with ThreadPoolExecutor(1, "undertone-speech") as detecting, _Listener(recognizer, min_confidence) as listener:
         for block in blocks:
             is_mixed = block.ndim == 1
             columns = block[:, np.newaxis] if is_mixed else block
             finders = finders or [SpeechFinder(load_detector(vad), detecting) for _ in range(columns.shape[1])]
+            repeats = repeats or [RepeatFinder() for _ in finders]
             for channel, finder in enumerate(finders):
-                for region in finder.feed(np.ascontiguousarray(columns[:, channel])):
+                sound = np.ascontiguousarray(columns[:, channel])
+                repeats[channel].feed(sound)
+                for region in finder.feed(sound):
                     listener.hear(region, None if is_mixed else channel)
             if on_progress:
                 on_progress(finders[0].n_samples / SAMPLE_RATE)
@@ -265,8 +274,11 @@ def timeline_of_blocks(
             for region in finder.finish():
                 listener.hear(region, None if is_mixed else channel)
         pieces = listener.finish()
-    channels = [None] if is_mixed else range(len(finders))
-    segments = [segment for channel in channels for segment in _merge(pieces, channel, recognizer.labels)]
+    segments: list[Segment] = []
+    for index, repeat in enumerate(repeats):
+        channel = None if is_mixed else index
+        own = (piece for piece in pieces if piece.channel == channel)
+        segments += _merge(_repeat(own, repeat.finish()), recognizer.labels)
     return Timeline(
         path=path,
         duration_s=finders[0].n_samples / SAMPLE_RATE if finders else 0.0,
@@ -451,12 +463,56 @@ def _smooth(probs: np.ndarray) -> np.ndarray:
 # ---- from pieces to segments ----
 
 
-def _merge(pieces: Iterable[_Piece], channel: int | None, labels: Sequence[str]) -> Iterator[Segment]:
+def _repeat(pieces: Iterable[_Piece], passages: Iterable[Passage]) -> list[_Piece]:
+    """Return the pieces of one channel, those of passages that come again being what they were the first time."""
+    done: list[_Piece] = []
+    rest = deque(pieces)
+    for passage in passages:
+        start_s, end_s = passage.start_s, passage.end_s
+        while rest and rest[0].start_s < start_s:
+            piece = rest.popleft()
+            if piece.end_s > start_s:
+                rest.appendleft(_part(piece, start_s, piece.end_s))
+                if start_s - piece.start_s <= EDGE_S:
+                    start_s = piece.start_s
+                    break
+                piece = _part(piece, piece.start_s, start_s)
+            done.append(piece)
+        while rest and rest[0].end_s <= end_s:
+            rest.popleft()
+        if rest and rest[0].start_s < end_s:
+            piece = rest.popleft()
+            if piece.end_s - end_s <= EDGE_S:
+                end_s = piece.end_s
+            else:
+                rest.appendleft(_part(piece, end_s, piece.end_s))
+        done += _earlier(done, passage, start_s, end_s)
+    return [*done, *rest]
+
+
+def _earlier(done: Sequence[_Piece], passage: Passage, start_s: float, end_s: float) -> list[_Piece]:
+    """Return the pieces of a passage's first time, moved to now; the outer ones reach to ``start_s`` and ``end_s``."""
+    first_s, last_s = passage.start_s - passage.earlier_s, passage.end_s - passage.earlier_s
+    index = bisect.bisect_right(done, first_s, key=lambda piece: piece.end_s)
+    found: list[_Piece] = []
+    while index < len(done) and done[index].start_s < last_s:
+        piece, index = done[index], index + 1
+        from_s = start_s if piece.start_s <= first_s else piece.start_s + passage.earlier_s
+        to_s = end_s if piece.end_s >= last_s else piece.end_s + passage.earlier_s
+        found.append(_part(piece, from_s, to_s))
+    return found
+
+
+def _part(piece: _Piece, start_s: float, end_s: float) -> _Piece:
+    """Return the piece from start_s to end_s, its weight in proportion."""
+    share = (end_s - start_s) / (piece.end_s - piece.start_s)
+    return replace(piece, start_s=start_s, end_s=end_s, speech_s=piece.speech_s * share)
+
+
+def _merge(pieces: Iterable[_Piece], labels: Sequence[str]) -> Iterator[Segment]:
     """Yield the segments of one channel, with neighbours of the same emotion made one."""
     group: list[_Piece] = []
     for piece in pieces:
-        if piece.channel != channel:
-            continue
         if group and (piece.top != group[-1].top or piece.start_s - group[-1].end_s > MAX_MERGE_PAUSE_S):
             yield _segment(group, labels)
             group = []
