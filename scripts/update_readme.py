@@ -68,7 +68,7 @@ def _conditions_table(conditions: Mapping[str, Any]) -> str:
     corpora = list(conditions["uar"]["clean"])
     rows = (
         (name, *(f"{uar[corpus]:.3f}" for corpus in corpora),
-         "" if name == "clean" else f"{100 * conditions['lost'][name]:.1f}")
+         "" if name == "clean" else f"{round(100 * conditions['lost'][name], 1) or 0:.1f}")
         for name, uar in conditions["uar"].items()
     )  # fmt: skip
     folders = [CORPORA[name].folder if name in CORPORA else name for name in corpora]
@@ -155,6 +155,30 @@ def model_facts(card: Card, size_bytes: int) -> str:
     )
 
 
+def models_table() -> str:
+    """Return the installed models, the default one first, as a table."""
+    paths = installed_models()
+    rows = []
+    for name in sorted(paths, key=lambda name: (name != DEFAULT_MODEL, name)):
+        card = read_card(paths[name])
+        rows.append(
+            (
+                f"`{name}`",
+                f"{paths[name].stat().st_size / 1e6:.1f} MB",
+                f"{card.n_parameters:,}",
+                len(card.labels),
+                card.licence.partition(":")[0],
+                "; ".join(_uar_words(protocol, scores) for protocol, scores in card.scores.items()),
+            )
+        )
+    return _table(("model", "file", "parameters", "emotions", "weights", "UAR on new speakers"), rows)
+
+
+def _uar_words(protocol: str, scores: Mapping[str, Any]) -> str:
+    parts = scores.get("corpora") or {PROTOCOLS[protocol].corpora[0]: scores}
+    return ", ".join(f"{CORPORA[corpus].folder} {_number(part, 'uar')}" for corpus, part in parts.items())
+
+
 def protocol_table() -> str:
     """Return the protocols, their data and their splits, as a table."""
     return _table(
@@ -231,6 +255,7 @@ def generated_parts(model: str = DEFAULT_MODEL) -> dict[str, Callable[[], str]]:
         "scores": lambda: score_tables(read_card(path)) if path else NO_MODEL,
         "model": lambda: model_facts(read_card(path), path.stat().st_size) if path else NO_MODEL,
         "demo-output": lambda: demo_output() if path else NO_MODEL,
+        "models": models_table,
         "protocols": protocol_table,
         "corpora": corpus_table,
         "audio-outcomes": audio_outcome_table,

@@ -637,6 +637,9 @@ def test_model_choice_and_card(visit, make_card):
     for score in card.scores.values():
         assert f"{score['uar']:.3f}" in words
         assert score["command"] in words
+        assert f"off by {100 * score['ece']:.1f} points" in words
+        for name, lost in score["conditions"]["lost"].items():
+            assert f"{name}: {round(100 * lost, 1) or 0:.1f}" in words
     visit.look("card")
     page.keyboard.press("Escape")
     assert dialog.is_hidden()

@@ -184,16 +184,20 @@ def _score_rows(scores: Any) -> list[tuple[str, ...]] | None:
 
 def _score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
     """Say how far confidences are off, what conditions cost, and how it was measured, where the card knows."""
-    own = scores.get("restricted", scores)
-    if isinstance(own, Mapping) and isinstance(error := own.get("ece"), float):
-        yield f"expected calibration error {error:.3f}"
+    error, own = scores.get("ece"), scores.get("restricted")
+    own_error = own.get("ece") if isinstance(own, Mapping) else None
+    if isinstance(error, float):
+        among = f" ({own_error:.3f} among the emotions of each clip's corpus)" if isinstance(own_error, float) else ""
+        yield f"expected calibration error {error:.3f}{among}"
     gap = scores.get("sex_gap")
     if isinstance(gap, Mapping) and isinstance(gap.get("gap"), float):
         yield f"UAR of women minus that of men: {100 * gap['gap']:+.1f} points"
     conditions = scores.get("conditions")
     lost = conditions.get("lost") if isinstance(conditions, Mapping) else None
     if isinstance(lost, Mapping):
-        costs = (f"{name} {100 * points:.1f}" for name, points in lost.items() if isinstance(points, float))
+        costs = (
+            f"{name}: {round(100 * points, 1) or 0:.1f}" for name, points in lost.items() if isinstance(points, float)
+        )
         yield f"points of UAR lost: {'; '.join(costs)}"
     if "command" in scores:
         yield f"measured by {scores['command']}"

@@ -86,8 +86,23 @@ function protocol(name, score) {
   } else {
     made.push(element("pre", {}, element("code", { textContent: JSON.stringify(score, null, 1) })));
   }
+  for (const line of notes(score)) made.push(element("p", { className: "small", textContent: line }));
   if (score.command) made.push(element("p", { className: "small" }, "Measured by ", element("code", { textContent: score.command })));
   return made;
+}
+
+/** What else is known: what conditions cost, how far confidences are off, how the sexes differ. */
+function notes(score) {
+  const said = [];
+  const lost = Object.entries(score.conditions?.lost ?? {}).filter(([, share]) => typeof share === "number");
+  if (lost.length) {
+    const costs = lost.map(([name, share]) => `${name}: ${(Math.round(1000 * share) / 10 || 0).toFixed(1)}`);
+    said.push(`Points of UAR lost where the same clips are altered: ${costs.join("; ")}.`);
+  }
+  if (typeof score.ece === "number") said.push(`A confidence is off by ${(100 * score.ece).toFixed(1)} points on the average.`);
+  const gap = score.sex_gap?.gap;
+  if (typeof gap === "number") said.push(`UAR of women minus that of men: ${gap < 0 ? "−" : "+"}${Math.abs(100 * gap).toFixed(1)} points.`);
+  return said;
 }
 
 function folds(score) {
