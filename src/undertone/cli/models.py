@@ -139,8 +139,8 @@ def _print(console: "Console", content: "str | Table", style: str = "", indent: 
     from rich.padding import Padding
     from rich.text import Text
 
-    content = Text(printable(content), style=style) if isinstance(content, str) else content
-    console.print(Padding(content, (0, 0, 0, indent), expand=False))
+    shown = Text(printable(content), style=style) if isinstance(content, str) else content
+    console.print(Padding(shown, (0, 0, 0, indent), expand=False))
 
 
 def _print_scores(console: "Console", protocol: str, scores: Any) -> None:
