@@ -262,6 +262,13 @@ def test_a_passage_has_the_answers_of_its_first_time():
     ]
 
 
+def test_passages_that_follow_each_other_do_not_overlap():
+    pieces = [piece(0.0, 2.0, 0, [0.9, 0.1]), piece(3.0, 5.0, 1, [0.1, 0.9]), piece(10.0, 14.1, None, [0.5, 0.5])]
+    passages = [Passage(10.2, 11.9, 10.0), Passage(12.2, 14.0, 9.1)]  # one piece holds both, and what is between
+    found = [(p.start_s, p.end_s, p.top) for p in timelines._repeat(pieces, passages)]
+    assert found[2:] == [(10.0, 12.2, 0), (12.2, 14.1, 1)]
+
+
 def test_a_passage_is_silent_where_its_first_time_was():
     pieces = [piece(1.0, 2.0, 0, [0.9, 0.1]), piece(10.0, 14.0, 1, [0.2, 0.8])]
     found = timelines._repeat(pieces, [Passage(10.2, 13.8, 10.0)])

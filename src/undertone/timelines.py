@@ -467,7 +467,9 @@ def _repeat(pieces: Iterable[_Piece], passages: Iterable[Passage]) -> list[_Piec
     """Return the pieces of one channel, those of passages that come again being what they were the first time."""
     done: list[_Piece] = []
     rest = deque(pieces)
-    for passage in passages:
+    passages = list(passages)
+    limits_s = [*(passage.start_s for passage in passages[1:]), float("inf")]  # where the next passage begins
+    for passage, limit_s in zip(passages, limits_s, strict=False):  # no passage, no limit
         start_s, end_s = passage.start_s, passage.end_s
         while rest and rest[0].start_s < start_s:
             piece = rest.popleft()
@@ -482,9 +484,10 @@ def _repeat(pieces: Iterable[_Piece], passages: Iterable[Passage]) -> list[_Piec
             rest.popleft()
         if rest and rest[0].start_s < end_s:
             piece = rest.popleft()
-            if piece.end_s - end_s <= EDGE_S:
-                end_s = piece.end_s
-            else:
+            edge_s = min(piece.end_s, limit_s)
+            if edge_s - end_s <= EDGE_S:
+                end_s = edge_s
+            if end_s < piece.end_s:
                 rest.appendleft(_part(piece, end_s, piece.end_s))
         done += _earlier(done, passage, start_s, end_s)
     return [*done, *rest]
