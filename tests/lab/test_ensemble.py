@@ -62,6 +62,13 @@ def run(ensemble, ravdess_root, tmp_path_factory):
 # ---- the recipe ----
 
 
+def test_members_must_agree_on_what_they_hear(make_recipe):
+    alone = make_recipe(name="alone").to_json()
+    joined = make_recipe(name="joined", training={"choose": "last", "joins_dev": True}).to_json()
+    with pytest.raises(RecipeError, match="must agree on joins_dev"):
+        parse_recipe({"name": "both", "description": "", "members": [alone, joined]})
+
+
 def test_the_shipped_one_has_two_members_and_keeps_its_limits():
     recipe = load_recipe("undertone-small")
     assert [member.name for member in recipe.members] == ["undertone-studio", "undertone-street"]

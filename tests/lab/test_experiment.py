@@ -237,6 +237,17 @@ def test_train_final_hears_everybody_but_its_dev_speakers(dataset, quick_recipe,
     assert json.loads((tmp_path / "fold.json").read_text())["recipe_hash"] == quick_recipe.hash
 
 
+def test_a_recipe_with_nothing_to_choose_trains_on_dev_too(dataset, make_recipe, tmp_path):
+    recipe = make_recipe(training={"epochs": 1, "choose": "last", "joins_dev": True})
+    result = run_fold(dataset, PROTOCOL, recipe, 0, tmp_path / "fold", accelerator="cpu")
+    tested = {clip["speaker"] for clip in result["test"]}
+    assert set(result["train_corpora"]["ravdess"]["speakers"]) == ACTORS - tested
+    assert (result["dev"], result["temperature"], result["dev_uar"]) == ([], 1.0, None)
+    assert any("nothing to choose" in note for note in result["notes"])
+    final = train_final(dataset, recipe, tmp_path / "final", accelerator="cpu")
+    assert set(final["train_corpora"]["ravdess"]["speakers"]) == ACTORS
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [("01-03", {"01", "02", "03"}), ("24,ravdess/02", {"02", "24"}), ("05, 20-21", {"05", "20", "21"}), (None, None)],

@@ -171,3 +171,10 @@ def test_parts_that_do_not_fit_together_are_a_recipe_error():
     values["network"]["time_stages"] = 9
     with pytest.raises(RecipeError, match="time_stages must be 1 to 4"):
         build_model(parse_recipe(values), 8)
+
+
+@pytest.mark.parametrize("watched", [{"choose": "dev_uar"}, {"choose": "last", "plateau_monitor": "dev_loss"}])
+def test_dev_cannot_both_join_train_and_be_watched(make_recipe, watched):
+    with pytest.raises(RecipeError, match="joins_dev leaves no dev to watch"):
+        make_recipe(training={"joins_dev": True, **watched})
+    assert make_recipe(training={"joins_dev": True, "choose": "last"}).joins_dev

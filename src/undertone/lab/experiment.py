@@ -179,7 +179,9 @@ def run_fold(
     started = time.perf_counter()
     utterances, digests = dataset.utterances, dataset.waveforms.digests
     _refuse_missing_copies(protocol, utterances)
-    split = build_split(protocol, utterances, fold, extra_train=extra_train, digests=digests)
+    split = build_split(
+        protocol, utterances, fold, extra_train=extra_train, digests=digests, joins_dev=recipe.joins_dev
+    )
     if done.exists():
         return _read_fold(done, _identify(dataset, split, recipe, seed, extra_train))
     audit = audit_split(split, utterances, digests)
@@ -214,7 +216,7 @@ def train_final(
     on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> dict[str, Any]:
     """Train on everything but a few dev speakers, for a model that is shipped; nothing is tested."""
-    split = build_final_split(dataset.utterances, digests=dataset.waveforms.digests)
+    split = build_final_split(dataset.utterances, digests=dataset.waveforms.digests, joins_dev=recipe.joins_dev)
     audit = audit_split(split, dataset.utterances, dataset.waveforms.digests)
     audit.check()
     _, trained = _train(dataset, split, recipe, run_dir, seed, accelerator, on_epoch)
@@ -323,8 +325,9 @@ def evaluate(
     identities, open_folds = {}, []
     for fold in folds:  # what cannot run is found before hours are spent on the folds before it
         split = build_split(
-            protocol, dataset.utterances, fold, extra_train=extra_train, digests=dataset.waveforms.digests
-        )
+            protocol, dataset.utterances, fold, extra_train=extra_train, digests=dataset.waveforms.digests,
+            joins_dev=recipe.joins_dev,
+        )  # fmt: skip
         identities[fold] = _identify(dataset, split, recipe, seed, extra_train)
         if (folders[fold] / FOLD_FILE).exists():
             _read_fold(folders[fold] / FOLD_FILE, identities[fold])

@@ -192,6 +192,23 @@ def test_tess_has_no_dev_and_says_so(world):
     assert any("no dev" in note for note in split.notes)
 
 
+@pytest.mark.parametrize("name", ["pooled-speaker", "ravdess-speaker", "pooled-random"])
+def test_dev_can_join_train_and_the_test_stays(world, name):
+    usual, joined = build_split(name, world, 0), build_split(name, world, 0, joins_dev=True)
+    assert usual.dev.size and not joined.dev.size
+    np.testing.assert_array_equal(joined.test, usual.test)
+    np.testing.assert_array_equal(joined.train, np.sort(np.concatenate([usual.train, usual.dev])))
+    assert any("nothing to choose" in note for note in joined.notes)
+    assert not any("no dev" in note for note in usual.notes)
+
+
+def test_dev_joins_train_of_a_final_split(world):
+    joined = build_final_split(world, joins_dev=True)
+    usual = build_final_split(world)
+    assert not joined.dev.size
+    np.testing.assert_array_equal(joined.train, np.sort(np.concatenate([usual.train, usual.dev])))
+
+
 def test_leave_one_corpus_out_tests_what_is_loaded(world):
     rows = [u for u in world if u.corpus != "emo-db"]
     assert list_folds("leave-one-corpus-out", rows) == [0, 1, 2, 3]

@@ -79,6 +79,7 @@ def build_split(
     *,
     extra_train: Sequence[str] = (),
     digests: Sequence[str] | None = None,
+    joins_dev: bool = False,
 ) -> Split:
     """One fold of a protocol as indices into ``utterances``.
 
@@ -98,6 +99,8 @@ def build_split(
     digests
         Hash of each utterance's audio, in the order of ``utterances``. With it, a speaker-disjoint split also
         keeps equal audio under different names apart.
+    joins_dev
+        Leave no dev part: train on everything that is not tested, for a recipe with nothing left to choose.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def build_split(
         If the protocol or fold does not exist, a corpus is missing, a speaker is unknown, a part would be
         empty, or a class would have no training clip. The message says what to do.
     """
-    return _build(get_protocol(protocol), utterances, fold, extra_train, digests)
+    return _build(get_protocol(protocol), utterances, fold, extra_train, digests, joins_dev)
 
 
 def _build(
@@ -114,7 +117,11 @@ def _build(
     fold: int,
     extra_train: Sequence[str],
     digests: Sequence[str] | None,
+    joins_dev: bool,
 ) -> Split:
+    why_no_dev = "the recipe has nothing to choose" if joins_dev else "no speaker could be spared"
+    if joins_dev:
+        found = replace(found, dev={}, dev_fraction=0.0)
     tested = list_test_speakers(found, fold)
     _check_arguments(found, utterances, tested, extra_train, digests)
     own = _select(utterances, found.corpora, found.classes)
@@ -123,15 +130,19 @@ def _build(
         (train, dev, test), notes = _divide_by_speaker(found, fold, utterances, own, extra, tested, digests)
     else:
         (train, dev, test), notes = _divide_by_chance(found, utterances, own, extra)
+    if not _wants_dev(found):
+        notes = (*notes, f"there is no dev part: {why_no_dev}; the last epoch and temperature 1 stand")
     split = Split(found.name, fold, found.classes, _rows(train), _rows(dev), _rows(test), notes)
     _check_parts(found, split, utterances)
     return split
 
 
-def build_final_split(utterances: Sequence[UtteranceLike], *, digests: Sequence[str] | None = None) -> Split:
+def build_final_split(
+    utterances: Sequence[UtteranceLike], *, digests: Sequence[str] | None = None, joins_dev: bool = False
+) -> Split:
     """Build the split of a model to be shipped: all is train but two RAVDESS and six CREMA-D dev speakers.
 
-    ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data. Its classes are
+    With ``joins_dev`` these are trained on, too. ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data. Its classes are
     the emotions that the corpora among ``utterances`` have.
 
     Raises
@@ -141,7 +152,7 @@ def build_final_split(utterances: Sequence[UtteranceLike], *, digests: Sequence[
     """
     heard = {emotion for corpus in {clip.corpus for clip in utterances} for emotion in CORPUS_CLASSES.get(corpus, ())}
     classes = tuple(emotion for emotion in SHIPPED.classes if emotion in heard)
-    return _build(replace(SHIPPED, classes=classes or SHIPPED.classes), utterances, 0, (), digests)
+    return _build(replace(SHIPPED, classes=classes or SHIPPED.classes), utterances, 0, (), digests, joins_dev)
 
 
 def list_folds(protocol: str, utterances: Sequence[UtteranceLike]) -> list[int]:
@@ -257,8 +268,6 @@ def _divide_by_speaker(
         for part, n in (("dev", len(dev) - len(clean_dev)), ("train", len(train) - len(clean_train)))
         if n
     ]
-    if not protocol.dev:
-        notes.append("there is no dev part: no speaker could be spared; the last epoch and temperature 1 stand")
     return (clean_train, clean_dev, test), tuple(notes)
 
 
@@ -295,10 +304,14 @@ def _divide_by_chance(
     return (sorted(train + extra), sorted(dev), sorted(test)), ()
 
 
+def _wants_dev(protocol: Protocol) -> bool:
+    return bool(protocol.dev or protocol.dev_fraction)
+
+
 def _check_parts(protocol: Protocol, split: Split, utterances: Sequence[UtteranceLike]) -> None:
     wanted = {
         "train": True,
-        "dev": bool(protocol.dev) or not protocol.speaker_disjoint,
+        "dev": _wants_dev(protocol),
         "test": protocol.name != SHIPPED.name,
     }
     for name, part in split.parts.items():

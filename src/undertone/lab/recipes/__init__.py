@@ -61,6 +61,8 @@ class TrainingConfig:
         Stop after this many epochs in which ``choose`` has not improved; 0 never.
     choose
         Which epoch's weights are kept: best ``"dev_uar"``, ``"dev_war"`` or ``"dev_loss"``, or the ``"last"``.
+    joins_dev
+        Train on dev's clips, too, where nothing is left to choose: the last epoch and temperature 1 stand.
     weight_decay
         AdamW's, on matrices only.
     clip_norm
@@ -94,6 +96,7 @@ class TrainingConfig:
     plateau_min_lr: float = field(default=1e-6, metadata=LATER)
     early_stop: int = field(default=0, metadata=LATER)
     choose: str = field(default="dev_uar", metadata=LATER)
+    joins_dev: bool = field(default=False, metadata=LATER)
     weight_decay: float = 0.0
     clip_norm: float = field(default=5.0, metadata=LATER)
     label_smoothing: float = 0.0
@@ -108,6 +111,8 @@ class TrainingConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.joins_dev and (self.choose != "last" or self.plateau_monitor != "train_loss"):
+            raise RecipeError("joins_dev leaves no dev to watch: it needs choose = 'last' and no plateau of dev")
 
 
 CHOICES = {
@@ -174,6 +179,11 @@ class Recipe:
         """Twelve hexadecimal digits that change whenever a value does."""
         content = {key: value for key, value in self.to_json().items() if key != "published"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def joins_dev(self) -> bool:
+        """Whether dev's clips are trained on (:class:`TrainingConfig`); the members of an ensemble agree on it."""
+        return (self.members[0] if self.members else self).training.joins_dev
 
     def to_json(self) -> dict[str, Any]:
         """Everything in the recipe, JSON-ready; :func:`parse_recipe` reads it back."""
@@ -260,6 +270,8 @@ def _parse_ensemble(values: dict[str, Any]) -> Recipe:
         raise RecipeError(f"{nested[0]!r} is an ensemble itself; name its members instead")
     if len({member.name for member in members}) < len(members):
         raise RecipeError(f"members need names of their own, got {', '.join(member.name for member in members)}")
+    if len({member.training.joins_dev for member in members}) > 1:
+        raise RecipeError("members must agree on joins_dev: they are trained and tested on the same split")
     if any(member.copies for member in members):
         raise RecipeError("an ensemble cannot have members that train on altered copies")
     return _build(Recipe, {**values, "members": members}, "the recipe")
