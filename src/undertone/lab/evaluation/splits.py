@@ -142,8 +142,8 @@ def build_final_split(
 ) -> Split:
     """Build the split of a model to be shipped: all is train but two RAVDESS and six CREMA-D dev speakers.
 
-    With ``joins_dev`` these are trained on, too. ``test`` is empty: such a model is measured by the folds of ``pooled-speaker``, not on its own data. Its classes are
-    the emotions that the corpora among ``utterances`` have.
+    With ``joins_dev`` these are trained on, too. ``test`` is empty: such a model is measured by the folds of
+    ``pooled-speaker``, not on its own data. Its classes are the emotions that the corpora among ``utterances`` have.
 
     Raises
     ------
