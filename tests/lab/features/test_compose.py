@@ -11,6 +11,7 @@ stats = pytest.importorskip("scipy.stats")
 from undertone.lab.features import (
     MFCC,
     RMS,
+    Excerpt,
     Feature,
     FixedFrames,
     Functionals,
@@ -79,6 +80,12 @@ def sections():
         "fixed-frames": {"kind": "fixed-frames", "n_frames": 33, "pad_value": -3.0, "parts": [mfcc]},
         "ravel": {"kind": "ravel", "n_frames": 20, "parts": [zcr, rms, mfcc]},
         "functionals": {"kind": "functionals", "statistics": ALL_STATISTICS, "parts": [mel, mfcc, rms]},
+        "excerpt": {
+            "kind": "excerpt",
+            "offset_s": 0.3,
+            "duration_s": 0.4,
+            "parts": [{"kind": "functionals", "parts": [mfcc]}],
+        },
         "of a resized image": {"kind": "functionals", "parts": [{"kind": "resize", "n_frames": 9, "parts": [image]}]},
     }
 
@@ -192,6 +199,29 @@ def test_groups_are_means_of_adjacent_rows(rng):
 
 
 # ---- fixed sizes ----
+
+
+def test_an_excerpt_hears_its_part_of_the_clip_alone(batch):
+    waveform, lengths = batch
+    mean = {"kind": "functionals", "statistics": ["mean"], "parts": [{"kind": "mfcc", "n_mfcc": 6, "n_mels": 32}]}
+    module = build_features(
+        {"kind": "stack", "parts": [{"kind": "excerpt", "offset_s": 0.2, "duration_s": 0.5, "parts": [mean]}, mean]}
+    )
+    both, _ = module(waveform, lengths)
+    whole = build_features(mean)
+    torch.testing.assert_close(both[:, 6:], whole(waveform, lengths)[0])
+    for row, n in enumerate(lengths.tolist()):
+        start = min(3200, max(0, n - 1600))
+        cut = waveform[row, start : min(n, start + 8000)][None]
+        expected, _ = whole(cut, torch.tensor([cut.shape[1]]))
+        torch.testing.assert_close(both[row, :6], expected[0], rtol=1e-4, atol=1e-3)
+    assert module.names[:7] == [*whole.names, f"{whole.names[0]}_again_2"]
+
+
+@pytest.mark.parametrize("times", [{"offset_s": -0.1}, {"duration_s": -1.0}, {"offset_s": float("nan")}])
+def test_an_excerpt_does_not_begin_before_the_clip(times):
+    with pytest.raises(ValueError, match="must not be negative"):
+        Excerpt([Mel(8)], **times)
 
 
 @pytest.mark.parametrize("n_frames", [1, 7, 160])

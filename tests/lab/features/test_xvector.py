@@ -245,22 +245,6 @@ def test_same_seed_same_weights(short, voices):
     assert torch.equal(again.network.segment.weight, short[0].network.segment.weight)
 
 
-def test_vectors_are_as_large_as_asked(short, voices):
-    clips, _ = voices(8, 1)
-    waveform, lengths = (torch.from_numpy(array) for array in pad_batch([to_float(clip) for clip in clips]))
-    plain, _ = short[0](waveform, lengths)
-    large, _ = fit(voices, min_steps=4, rms=10.0)[0](waveform, lengths)
-    factor = 10.0 / plain.square().mean().sqrt()
-    assert plain.square().mean().sqrt() < 3
-    torch.testing.assert_close(large, plain * factor, rtol=1e-3, atol=1e-2)
-
-
-@pytest.mark.parametrize("rms", [0.0, -1.0, float("nan"), float("inf")])
-def test_their_size_must_be_a_positive_number(rms):
-    with pytest.raises(ValueError, match="rms must be a positive number"):
-        XVector(**SIZES, rms=rms)
-
-
 def test_fitted_is_frozen(fitted):
     module, _ = fitted
     assert not any(parameter.requires_grad for parameter in module.parameters())

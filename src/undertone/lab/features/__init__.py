@@ -16,7 +16,7 @@ from typing import Any
 
 from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.cepstral import MFCC, delta, with_deltas
-from undertone.lab.features.compose import FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
+from undertone.lab.features.compose import Excerpt, FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
 from undertone.lab.features.harmonic import Chroma, Harmonic, Percussive, SpectralContrast, Tonnetz
@@ -30,6 +30,7 @@ FEATURES: dict[str, type[Feature]] = {
     "bandwidth": Bandwidth,
     "centroid": Centroid,
     "chroma": Chroma,
+    "excerpt": Excerpt,
     "fixed-frames": FixedFrames,
     "flatness": Flatness,
     "functionals": Functionals,
@@ -94,6 +95,7 @@ __all__ = [
     "Bandwidth",
     "Centroid",
     "Chroma",
+    "Excerpt",
     "Feature",
     "FixedFrames",
     "Flatness",

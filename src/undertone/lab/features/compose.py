@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undertone.lab.features.feature import Feature, frame_mask
+from undertone.audio import SAMPLE_RATE
+from undertone.lab.features.feature import Feature, cut_excerpt, frame_mask
 from undertone.lab.features.shape import root
 from undertone.lab.features.spectral import SpectralFeature
 
@@ -64,6 +65,9 @@ class Composite(Feature):
 
 def _evaluate(feature: Feature, waveform: Tensor, lengths: Tensor, spectra: dict[tuple, Output]) -> Output:
     """Output of a feature; ``spectra`` holds the power spectra so far by their geometry."""
+    if isinstance(feature, Excerpt):
+        waveform, lengths = feature.cut(waveform, lengths)
+        spectra = {}  # those of the whole clip are of no use to it
     if isinstance(feature, Composite):
         return feature.combine([_evaluate(part, waveform, lengths, spectra) for part in feature.members])
     if not isinstance(feature, SpectralFeature):
@@ -115,6 +119,44 @@ class Stack(Composite):
 
 def _tell_timing(part: Feature) -> str:
     return f"{part.frames_per_second:g} a second" if part.n_frames is None else f"{part.n_frames} in all"
+
+
+class Excerpt(Composite):
+    """Another part of the clip than its neighbours hear: ``part`` as it is, of the sound between two times.
+
+    Parameters
+    ----------
+    parts
+        One part.
+    offset_s
+        Seconds left out at the start; of shorter clips the last 0.1 s is kept.
+    duration_s
+        Seconds kept; 0 keeps all.
+    sample_rate
+        Hz of the waveform.
+    """
+
+    n_parts = 1
+
+    def __init__(self, parts: Sequence[Feature], offset_s: float = 0.0, duration_s: float = 0.0,
+                 *, sample_rate: int = SAMPLE_RATE):  # fmt: skip
+        super().__init__(parts)
+        if not (0 <= offset_s < math.inf and 0 <= duration_s < math.inf):
+            raise ValueError(f"offset_s and duration_s must not be negative, got {offset_s} and {duration_s}")
+        (part,) = parts
+        self.offset_s, self.duration_s, self.sample_rate = offset_s, duration_s, sample_rate
+        self.label, self.n_features = part.label, part.n_features
+        self.frames_per_second, self.n_frames = part.frames_per_second, part.n_frames
+
+    def cut(self, waveform: Tensor, lengths: Tensor) -> Output:
+        """Return the samples between the two times, and their number per row."""
+        return cut_excerpt(
+            waveform, lengths, offset_s=self.offset_s, duration_s=self.duration_s, sample_rate=self.sample_rate
+        )
+
+    def combine(self, outputs: Sequence[Output]) -> Output:
+        """Return the part's own."""
+        return outputs[0]
 
 
 class GroupBands(Composite):

@@ -28,6 +28,24 @@ def frame_mask(n_valid: Tensor, n_frames: int) -> Tensor:
     return (position[None, :] < n_valid[:, None]).float()
 
 
+def cut_excerpt(
+    waveform: Tensor, lengths: Tensor, *, offset_s: float, duration_s: float, sample_rate: int
+) -> tuple[Tensor, Tensor]:
+    """Part of each clip, (batch, n_samples) and lengths: from ``offset_s`` on, ``duration_s`` at most (0: to the end).
+
+    Of clips that end before the offset, or within 0.1 s behind it, the last 0.1 s is kept.
+    """
+    if offset_s:
+        start = (lengths - sample_rate // 10).clamp(0, round(offset_s * sample_rate))  # (B,)
+        index = torch.arange(waveform.shape[1], device=waveform.device)[None] + start[:, None]
+        waveform = waveform.gather(1, index.clamp_max(waveform.shape[1] - 1))
+        lengths = lengths - start
+    if duration_s:
+        longest = round(duration_s * sample_rate)
+        waveform, lengths = waveform[:, :longest], lengths.clamp_max(longest)
+    return waveform, lengths
+
+
 class Feature(nn.Module):
     """A feature module: ``forward(waveform, lengths)`` gives (batch, n_features, n_frames) and valid frames per row.
 

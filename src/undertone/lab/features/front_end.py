@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from undertone.audio import SAMPLE_RATE
-from undertone.lab.features.feature import Feature, frame_mask
+from undertone.lab.features.feature import Feature, cut_excerpt, frame_mask
 from undertone.lab.features.resample import Resample
 
 NORMALISATIONS = ("level", "speech", "band", "none", "fitted")
@@ -117,21 +117,14 @@ class FrontEnd(nn.Module):
     def _cut(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Offset, duration and padding in 16 kHz samples, then the sample rate."""
         config = self.config
-        if config.offset_s:
-            offset = round(config.offset_s * SAMPLE_RATE)
-            start = (lengths - SAMPLE_RATE // 10).clamp(0, offset)  # (B,)
-            index = torch.arange(waveform.shape[1], device=waveform.device)[None] + start[:, None]
-            waveform = waveform.gather(1, index.clamp_max(waveform.shape[1] - 1))
-            lengths = lengths - start
-        longest = round((config.duration_s or config.pad_s) * SAMPLE_RATE)
-        if longest:
-            lengths = lengths.clamp_max(longest)
+        waveform, lengths = cut_excerpt(
+            waveform, lengths, offset_s=config.offset_s, duration_s=config.duration_s or config.pad_s,
+            sample_rate=SAMPLE_RATE,
+        )  # fmt: skip
         if config.pad_s:
             size = round(config.pad_s * SAMPLE_RATE)
             valid = frame_mask(lengths, waveform.shape[1])
             waveform = waveform.masked_fill(valid == 0, 0.0)
             waveform = nn.functional.pad(waveform, (0, size))[:, :size]
             lengths = torch.full_like(lengths, size)
-        elif longest:
-            waveform = waveform[:, :longest]
         return (waveform, lengths) if self.resample is None else self.resample(waveform, lengths)

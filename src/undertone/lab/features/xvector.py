@@ -34,7 +34,6 @@ CROP_S = (2.0, 3.0)  # a batch's crops are of one length in this range; shorter 
 SNR_DB = (5.0, 25.0)
 NOISE_S = 60.0  # of each colour
 LR = 2e-3
-N_CLIPS_FOR_RMS = 500  # at most
 
 # Hub
 WEIGHTS = ("embedding_model.safetensors", "embedding_model.ckpt")  # the first that is there
@@ -163,10 +162,6 @@ class XVector(Feature):
     pretrained
         ``"speechbrain/spkrec-xvect-voxceleb"`` or another model of that layout on the Hugging Face hub, or a folder
         with its files. :meth:`fit_to` then loads it and trains nothing.
-    rms
-        Root mean square that :meth:`fit_to` brings the values of its vectors to, over the training clips; None leaves
-        them as training left them, below 1. A network behind them that standardises nothing learns from large values
-        first: those of SpeechBrain's are about 10.
     sample_rate
         Hz of the waveform that comes in; the network hears 16 kHz.
 
@@ -180,16 +175,14 @@ class XVector(Feature):
     is_fitted: Tensor
 
     def __init__(self, n_mels: int = 24, width: int | None = None, n_pooled: int | None = None, n_embedding: int = 512,
-                 *, epochs: int = 5, min_steps: int = 300, pretrained: str = "", rms: float | None = None,
+                 *, epochs: int = 5, min_steps: int = 300, pretrained: str = "",
                  sample_rate: int = SAMPLE_RATE):  # fmt: skip
         super().__init__()
         width = width or (512 if pretrained else 256)
         n_pooled = n_pooled or (1500 if pretrained else 768)
         if min(n_mels, width, n_pooled, n_embedding, epochs, min_steps) < 1:
             raise ValueError("n_mels, width, n_pooled, n_embedding, epochs and min_steps must be positive")
-        if rms is not None and not 0 < rms < math.inf:
-            raise ValueError(f"rms must be a positive number, got {rms}")
-        self.epochs, self.min_steps, self.pretrained, self.rms = epochs, min_steps, pretrained, rms
+        self.epochs, self.min_steps, self.pretrained = epochs, min_steps, pretrained
         self.n_features, self.sample_rate = n_embedding, sample_rate
         self.resample = None if sample_rate == SAMPLE_RATE else Resample(sample_rate, SAMPLE_RATE)
         self.bank = FilterBank(n_mels)
@@ -254,8 +247,6 @@ class XVector(Feature):
         power = self._mel_powers([clips[row] for row in heard])
         epochs = max(self.epochs, -(-self.min_steps // _n_batches(len(power))))
         _train(self.network, self.bank, power, target, seed=seed, epochs=epochs, on_epoch=on_epoch)
-        if self.rms is not None:
-            self._scale_to(self.rms, power[:: -(-len(power) // N_CLIPS_FOR_RMS)])
         self.is_fitted.fill_(True)
 
     def load_pretrained(self, source: str | Path) -> None:
@@ -269,15 +260,6 @@ class XVector(Feature):
         path = find_weights(source)
         self.network.load_state_dict(rename_weights(_read_weights(path), self.network.state_dict(), path))
         self.is_fitted.fill_(True)
-
-    @torch.no_grad()
-    def _scale_to(self, rms: float, power: list[Tensor]) -> None:
-        """Scale the layer that gives the vectors, so that those of these clips have this root mean square."""
-        n_frames = [torch.tensor([clip.shape[1]], device=clip.device) for clip in power]
-        vectors = [self.network(self.bank.from_mel_power(x[None], n), n) for x, n in zip(power, n_frames, strict=True)]
-        factor = rms / torch.cat(vectors).square().mean().sqrt().clamp_min(1e-10)
-        self.network.segment.weight.mul_(factor)
-        self.network.segment.bias.mul_(factor)
 
     @torch.no_grad()
     def _mel_powers(self, clips: Sequence[np.ndarray]) -> list[Tensor]:
