@@ -101,6 +101,8 @@ def test_round_trip_through_json():
 
 def changed(name, value):
     """Another value that is allowed."""
+    if isinstance(value, bool):
+        return not value
     if name in CHOICES:
         return next(choice for choice in CHOICES[name] if choice != value)
     if isinstance(value, str):
