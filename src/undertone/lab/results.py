@@ -274,8 +274,8 @@ def _lessons(by_recipe: Mapping[str, Mapping[str, Any]]) -> list[str]:
     leaking = max(pairs, key=lambda pair: pair[1]["scores"]["war"])
     lines.append(
         f"- Of those measured both ways, best on new speakers is `{best[0]}` "
-        f"(UAR {100 * best[2]['scores']['uar']:.1f}); best under its own protocol is `{leaking[0]}` (WAR {100 * leaking[1]['scores']['war']:.1f}), which keeps "
-        f"{100 * leaking[2]['scores']['war']:.1f} of it."
+        f"(UAR {100 * best[2]['scores']['uar']:.1f}); best under its own protocol is `{leaking[0]}` "
+        f"(WAR {100 * leaking[1]['scores']['war']:.1f}), which keeps {100 * leaking[2]['scores']['war']:.1f} of it."
     )
     lines += [_own_lesson(by_recipe, protocol) for protocol in (UNSEEN, *TRAINED_ON_ONE.values())]
     return [line for line in lines if line is not None]
