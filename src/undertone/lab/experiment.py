@@ -215,7 +215,7 @@ def train_final(
     accelerator: str = "auto",
     on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train on everything but a few dev speakers, for a model that is shipped; nothing is tested."""
+    """Train on everything but dev's speakers, if the recipe leaves any, for a model to be shipped; test nothing."""
     split = build_final_split(dataset.utterances, digests=dataset.waveforms.digests, joins_dev=recipe.joins_dev)
     audit = audit_split(split, dataset.utterances, dataset.waveforms.digests)
     audit.check()

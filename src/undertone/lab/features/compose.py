@@ -65,9 +65,6 @@ class Composite(Feature):
 
 def _evaluate(feature: Feature, waveform: Tensor, lengths: Tensor, spectra: dict[tuple, Output]) -> Output:
     """Output of a feature; ``spectra`` holds the power spectra so far by their geometry."""
-    if isinstance(feature, Excerpt):
-        waveform, lengths = feature.cut(waveform, lengths)
-        spectra = {}  # those of the whole clip are of no use to it
     if isinstance(feature, Composite):
         return feature.combine([_evaluate(part, waveform, lengths, spectra) for part in feature.members])
     if not isinstance(feature, SpectralFeature):
@@ -121,8 +118,8 @@ def _tell_timing(part: Feature) -> str:
     return f"{part.frames_per_second:g} a second" if part.n_frames is None else f"{part.n_frames} in all"
 
 
-class Excerpt(Composite):
-    """Another part of the clip than its neighbours hear: ``part`` as it is, of the sound between two times.
+class Excerpt(Feature):
+    """Another part of the clip than its neighbours hear: a feature as it is, of the sound between two times.
 
     Parameters
     ----------
@@ -136,27 +133,31 @@ class Excerpt(Composite):
         Hz of the waveform.
     """
 
-    n_parts = 1
-
     def __init__(self, parts: Sequence[Feature], offset_s: float = 0.0, duration_s: float = 0.0,
                  *, sample_rate: int = SAMPLE_RATE):  # fmt: skip
-        super().__init__(parts)
+        super().__init__()
+        if len(parts) != 1:
+            raise ValueError(f"Excerpt takes 1 part, got {len(parts)}")
         if not (0 <= offset_s < math.inf and 0 <= duration_s < math.inf):
             raise ValueError(f"offset_s and duration_s must not be negative, got {offset_s} and {duration_s}")
+        self.parts = nn.ModuleList(parts)
         (part,) = parts
         self.offset_s, self.duration_s, self.sample_rate = offset_s, duration_s, sample_rate
         self.label, self.n_features = part.label, part.n_features
         self.frames_per_second, self.n_frames = part.frames_per_second, part.n_frames
 
-    def cut(self, waveform: Tensor, lengths: Tensor) -> Output:
-        """Return the samples between the two times, and their number per row."""
-        return cut_excerpt(
-            waveform, lengths, offset_s=self.offset_s, duration_s=self.duration_s, sample_rate=self.sample_rate
-        )
+    @property
+    def names(self) -> list[str]:
+        """Name of each row: the part's own."""
+        return self.parts[0].names  # type: ignore[return-value]
 
-    def combine(self, outputs: Sequence[Output]) -> Output:
-        """Return the part's own."""
-        return outputs[0]
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Output:
+        """Features of the part, and their valid frames; it shares no spectrum with what hears the whole clip."""
+        return self.parts[0](
+            *cut_excerpt(
+                waveform, lengths, offset_s=self.offset_s, duration_s=self.duration_s, sample_rate=self.sample_rate
+            )
+        )
 
 
 class GroupBands(Composite):
