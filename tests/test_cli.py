@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from undertone.cli import predict as predict_module
@@ -343,6 +344,13 @@ def test_version_and_help(undertone):
         result = undertone(*arguments, model=None)
         assert result.exit_code == 0
         assert "Examples" in result.stdout
+
+
+def test_no_line_of_a_help_text_is_broken_at_eighty_columns():
+    texts = [command.help for command in typer.main.get_command(app).commands.values() if command.help]
+    lines = [line for text in texts for line in re.sub(r"\[/?\w+\]", "", text).splitlines()]
+    assert len(texts) >= 5
+    assert [line for line in lines if len(line) > 78] == []
 
 
 PLAIN = [

@@ -123,6 +123,7 @@ def test_help_shows_its_examples_on_one_line_each(undertone, path, command, colu
     ]
     assert any(" ".join(("undertone lab", *path)) in example for example in examples)
     assert [example for example in examples if example not in lines] == []
+    assert [line for line in re.sub(r"\[/?\w+\]", "", command.help).splitlines() if len(line) > 78] == []
     assert max(map(len, lines)) <= columns
     assert "[bold]" not in result.stdout
     assert "[/" not in result.stdout

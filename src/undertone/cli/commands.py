@@ -120,7 +120,8 @@ def predict(
       [cyan]undertone predict -m my-model.onnx clip.wav[/cyan]  with a model of your own
       [cyan]undertone predict -- -odd-name.wav[/cyan]           a name that starts with a dash
 
-    A file that cannot be used does not stop the others: its row says what is wrong.
+    A file that cannot be used does not stop the others: its row says what is
+    wrong.
 
     The exit code is 0 when every clip was scored, 1 when some could not be used,
     and 2 when nothing was done.
@@ -176,12 +177,12 @@ def timeline(
 
     [bold]Examples[/bold]
 
-      [cyan]undertone timeline call.wav[/cyan]                        a coloured strip, the segments, totals
-      [cyan]undertone timeline call.wav --channels split[/cyan]       agent and customer apart
-      [cyan]undertone timeline call.wav -o call.html[/cyan]           a page to look at and to hear
-      [cyan]undertone timeline talk.flac -o talk.TextGrid[/cyan]      for Praat
-      [cyan]undertone timeline calls/ -f csv -o calls.csv[/cyan]      all of a folder in one table
-      [cyan]undertone timeline calls/ -f rttm -o marks/[/cyan]        a file for each recording
+      [cyan]undertone timeline call.wav[/cyan]                   a coloured strip and totals
+      [cyan]undertone timeline call.wav --channels split[/cyan]  agent and customer apart
+      [cyan]undertone timeline call.wav -o call.html[/cyan]      a page to look at and to hear
+      [cyan]undertone timeline talk.flac -o talk.TextGrid[/cyan] for Praat
+      [cyan]undertone timeline calls/ -f csv -o calls.csv[/cyan] all of a folder in one table
+      [cyan]undertone timeline calls/ -f rttm -o marks/[/cyan]   a file for each recording
 
     A file that cannot be used does not stop the others. The exit code is 0 when
     every recording was heard, 1 when some could not be used, and 2 when nothing
@@ -300,15 +301,15 @@ def explain(
 ) -> None:
     """Show which moments and which frequencies made the difference.
 
-    Each part of the clip is silenced alone, and the model asked again: how far the
-    emotion's probability falls is how much that part matters.
+    Each part of the clip is silenced alone, and the model asked again: how far
+    the emotion's probability falls is how much that part matters.
 
     [bold]Examples[/bold]
 
-      [cyan]undertone explain clip.wav[/cyan]                       a map in the terminal
-      [cyan]undertone explain clip.wav -o why.svg[/cyan]            a picture over the spectrogram
-      [cyan]undertone explain clip.wav -o why.html[/cyan]           a page: click to hear what mattered
-      [cyan]undertone explain clip.wav --emotion fear --json[/cyan] numbers, for another emotion
+      [cyan]undertone explain clip.wav[/cyan]                 a map in the terminal
+      [cyan]undertone explain clip.wav -o why.svg[/cyan]      a picture over the spectrogram
+      [cyan]undertone explain clip.wav -o why.html[/cyan]     a page: click to hear a part
+      [cyan]undertone explain clip.wav -e fear --json[/cyan]  numbers, for another emotion
 
     It says what the model reacts to, not what a person feels. The exit code is 0,
     or 2 when nothing was done.

@@ -27,9 +27,9 @@ def models(
 
     [bold]Examples[/bold]
 
-      [cyan]undertone models[/cyan]                              what is installed
-      [cyan]undertone models show undertone-small[/cyan]         what it heard, how well it does
-      [cyan]undertone models show ./mine.onnx --json[/cyan]      the card of any model file
+      [cyan]undertone models[/cyan]                          what is installed
+      [cyan]undertone models show undertone-small[/cyan]     what it heard, how well it does
+      [cyan]undertone models show ./mine.onnx --json[/cyan]  the card of any model file
     """
     if context.invoked_subcommand is not None:
         return

@@ -92,8 +92,9 @@ def search(
     with. The table also says what the same winners get when the same clips are
     split by chance, so that you know how much of a published figure is leaking.
 
-    A [bold]recipe[/bold]'s learning rate, batch size, dropout and augmentation are searched with
-    Optuna, judged on dev speakers only: then evaluate the best.toml it writes.
+    A [bold]recipe[/bold]'s learning rate, batch size, dropout and augmentation are
+    searched with Optuna, judged on dev speakers only: then evaluate the best.toml
+    it writes.
 
     [bold]Examples[/bold]
 
@@ -103,8 +104,8 @@ def search(
       [cyan]undertone predict clip.wav --model zoo.onnx[/cyan]
       [cyan]undertone lab search undertone-street --trials 30 --epochs 15[/cyan]
 
-    The folder gets results.json, results.csv and trials.csv. Stop at any moment: the
-    same command goes on from there.
+    The folder gets results.json, results.csv and trials.csv. Stop at any moment:
+    the same command goes on from there.
     """
     root = need_root(data)
     if export is not None and not export.parent.is_dir():

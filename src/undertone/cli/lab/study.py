@@ -77,8 +77,8 @@ def study(
       [cyan]undertone lab study mine.toml --vary "network.widths=[8,16,32]" --seeds 0[/cyan]
       [cyan]undertone lab study mine.toml --vary augment.warp=0.15 --conditions[/cyan]
 
-    Stop at any moment: the same command goes on from there, and more variations or
-    seeds add to what is finished.
+    Stop at any moment: the same command goes on from there, and more variations
+    or seeds add to what is finished.
     """
     from undertone.lab.study import run_study
 

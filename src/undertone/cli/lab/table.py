@@ -57,8 +57,8 @@ def table(
       [cyan]undertone lab table ragab-mel-cnn flask-cnn1d --data corpora[/cyan]
       [cyan]undertone lab table --only-finished --data corpora[/cyan]
 
-    All of it takes days on two cores. Stop at any moment: the same command goes on
-    from there, and evaluations that are finished are never run again.
+    All of it takes days on two cores. Stop at any moment: the same command goes
+    on from there, and evaluations that are finished are never run again.
     """
     from undertone.lab.results import finished, plan_jobs, run_job, write_pages
 

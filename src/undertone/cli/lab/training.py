@@ -215,8 +215,8 @@ def evaluate(
       [cyan]undertone lab evaluate pooled-speaker undertone-small --conditions[/cyan]
 
     The run folder gets report.html and report.json. A finished fold is never run
-    again: stop at any moment, and give the same command to go on. The exit code is 1
-    when a clip could not be used.
+    again: stop at any moment, and give the same command to go on. The exit code
+    is 1 when a clip could not be used.
     """
     from undertone.lab.corpora import get_corpus
     from undertone.lab.experiment import evaluate as run
