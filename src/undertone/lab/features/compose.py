@@ -140,8 +140,8 @@ class Excerpt(Feature):
             raise ValueError(f"Excerpt takes 1 part, got {len(parts)}")
         if not (0 <= offset_s < math.inf and 0 <= duration_s < math.inf):
             raise ValueError(f"offset_s and duration_s must not be negative, got {offset_s} and {duration_s}")
-        self.parts = nn.ModuleList(parts)
         (part,) = parts
+        self.part = part
         self.offset_s, self.duration_s, self.sample_rate = offset_s, duration_s, sample_rate
         self.label, self.n_features = part.label, part.n_features
         self.frames_per_second, self.n_frames = part.frames_per_second, part.n_frames
@@ -149,11 +149,11 @@ class Excerpt(Feature):
     @property
     def names(self) -> list[str]:
         """Name of each row: the part's own."""
-        return self.parts[0].names  # type: ignore[return-value]
+        return self.part.names
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Output:
         """Features of the part, and their valid frames; it shares no spectrum with what hears the whole clip."""
-        return self.parts[0](
+        return self.part(
             *cut_excerpt(
                 waveform, lengths, offset_s=self.offset_s, duration_s=self.duration_s, sample_rate=self.sample_rate
             )
