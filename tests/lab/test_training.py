@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 - imports follow the check that torch is there
 import csv
+import ctypes
 import json
 import os
 import signal
@@ -478,3 +479,23 @@ def test_tiny_numbers_are_zero_in_training_and_numbers_again_behind_it(train, ma
     fit(recipe, CLASSES, train, None, tmp_path, on_epoch=lambda *_: seen.append(float(tiny * 1)))
     assert seen == [0.0]
     assert float(tiny * 1) > 0
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="without glibc nothing is done")
+def test_training_keeps_the_memory_of_a_batch_for_the_next(train, make_recipe, tmp_path):
+    class Counts(ctypes.Structure):  # of mallinfo2(3); hblks: blocks that the system gave one by one
+        _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", *"123456")]
+
+    def count_mapped(n_bytes: int) -> None:
+        before = libc.mallinfo2().hblks
+        large = torch.empty(n_bytes, dtype=torch.uint8)
+        mapped.append(libc.mallinfo2().hblks - before)
+        del large
+
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Counts
+    mapped: list[int] = []
+    fit(make_recipe(training={"epochs": 1}), CLASSES, train, None, tmp_path,
+        on_epoch=lambda *_: count_mapped(2**26))  # fmt: skip
+    count_mapped(2**30)  # more than the first can have left
+    assert mapped == [0, 1]
