@@ -67,6 +67,13 @@ def test_members_must_agree_on_what_they_hear(make_recipe):
     joined = make_recipe(name="joined", training={"choose": "last", "joins_dev": True}).to_json()
     with pytest.raises(RecipeError, match="must agree on joins_dev"):
         parse_recipe({"name": "both", "description": "", "members": [alone, joined]})
+    coarse = make_recipe(name="coarse", training={"precision": "bf16"}).to_json()
+    with pytest.raises(RecipeError, match="must agree on precision"):
+        parse_recipe({"name": "both", "description": "", "members": [alone, coarse]})
+    assert (
+        parse_recipe({"name": "one", "description": "", "members": [coarse, coarse | {"name": "2"}]}).precision
+        == "bf16"
+    )
 
 
 def test_the_shipped_one_has_two_members_and_keeps_its_limits():

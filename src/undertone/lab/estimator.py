@@ -169,7 +169,7 @@ class EmotionClassifier(ClassifierMixin, BaseEstimator):
         is_dev = self._draw_dev(target, groups)
         train, dev = (self._label(clips, target, groups, rows) for rows in (~is_dev, is_dev))
         train = add_copies(train, recipe)
-        fabric = make_fabric(precision=recipe.training.precision, accelerator=self.accelerator)
+        fabric = make_fabric(precision=recipe.precision, accelerator=self.accelerator)
         with tempfile.TemporaryDirectory() as folder:
             self.model_, _ = fit(recipe, tuple(map(str, self.classes_)), train, dev if len(dev) else None,
                                  Path(folder), seed=self.seed, fabric=fabric)  # fmt: skip

@@ -245,7 +245,7 @@ def _train(
     # Where every clip may be answered with any class, as in the published protocols, any answer has to be learned.
     masks = get_protocol(split.protocol).speaker_disjoint
     train, dev = (dataset.clips(rows, split.classes, masks=masks) for rows in (split.train, split.dev))
-    fabric = make_fabric(precision=recipe.training.precision, accelerator=accelerator)
+    fabric = make_fabric(precision=recipe.precision, accelerator=accelerator)
     model, history = fit(recipe, split.classes, train, dev if len(dev) else None, run_dir, seed=seed,
                          fabric=fabric, on_epoch=on_epoch)  # fmt: skip
     temperature = 1.0

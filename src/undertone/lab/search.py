@@ -730,7 +730,7 @@ def _dev_uar(
                 raise optuna.TrialPruned
 
         train, dev = dataset.clips(split.train, split.classes), dataset.clips(split.dev, split.classes)
-        fabric = make_fabric(precision=recipe.training.precision, accelerator=accelerator)
+        fabric = make_fabric(precision=recipe.precision, accelerator=accelerator)
         with tempfile.TemporaryDirectory(dir=run_dir, prefix=".trial-") as folder:
             _, history = fit(recipe, split.classes, train, dev, Path(folder), seed=seed, fabric=fabric, on_epoch=report)
         reached.append(max(row["dev_uar"] for row in history.rows))

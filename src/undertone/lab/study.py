@@ -107,7 +107,7 @@ def run_trial(
     split = build_study_split(dataset, protocol, dev_folds)
     audit_split(split, dataset.utterances, dataset.waveforms.digests).check()
     train, dev = dataset.clips(split.train, split.classes), dataset.clips(split.dev, split.classes)
-    fabric = make_fabric(precision=recipe.training.precision, accelerator=accelerator)
+    fabric = make_fabric(precision=recipe.precision, accelerator=accelerator)
     model, history = fit(recipe, split.classes, train, None, run_dir, seed=seed, fabric=fabric, on_epoch=on_epoch)
     clips = [dataset.utterances[row] for row in split.dev]
     logits = compute_logits(model, dev.waveforms)

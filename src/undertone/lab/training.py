@@ -147,7 +147,7 @@ def fit(
     TrainingError
         If ``run_dir`` holds a run of something else.
     """
-    fabric = fabric or make_fabric(precision=recipe.training.precision)
+    fabric = fabric or make_fabric(precision=recipe.precision)
     fabric.launch()
     if not recipe.members:
         return _fit_one(recipe, classes, train, dev, run_dir, seed, fabric, on_epoch)

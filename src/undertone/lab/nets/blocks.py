@@ -36,7 +36,9 @@ class SqueezeExcite2d(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Gated hidden, (batch, channels, bands, frames)."""
-        mean = (hidden.mean(dim=2) * mask[:, 0]).sum(dim=2) / mask.sum(dim=(2, 3))  # (B, C)
+        means = hidden.movedim(1, 3).mean(dim=1)  # (B, T, C); the channels last, as the gradient is to have them
+        valid = mask[:, 0, 0, :, None]  # (B, T, 1)
+        mean = (means * valid).sum(dim=1) / valid.sum(dim=1)  # (B, C)
         gate = torch.sigmoid(self.up(F.relu(self.down(mean))))  # (B, C)
         return hidden * gate[:, :, None, None]
 
@@ -62,7 +64,8 @@ class ResidualSE2d(nn.Module):
         # Every second point is taken here, not by the convolution's stride: oneDNN 3.12, in torch 2.13, writes behind
         # its memory in the bf16 gradient of a strided 1 x 1 convolution of few channels; the process dies much later.
         bands, frames = self.stride
-        return (out + self.skip(hidden[:, :, ::bands, ::frames])).mul_(mask).relu_()
+        skipped = hidden.movedim(1, 3)[:, ::bands, ::frames].movedim(3, 1)
+        return (out + self.skip(skipped)).mul_(mask).relu_()
 
 
 class AttentiveStatsPool(nn.Module):

@@ -185,6 +185,11 @@ class Recipe:
         """Whether dev's clips are trained on (:class:`TrainingConfig`); the members of an ensemble agree on it."""
         return (self.members[0] if self.members else self).training.joins_dev
 
+    @property
+    def precision(self) -> str:
+        """The numbers of training (:class:`TrainingConfig`); the members of an ensemble agree on it."""
+        return (self.members[0] if self.members else self).training.precision
+
     def to_json(self) -> dict[str, Any]:
         """Everything in the recipe, JSON-ready; :func:`parse_recipe` reads it back."""
         content = _to_json(self)
@@ -274,6 +279,8 @@ def _parse_ensemble(values: dict[str, Any]) -> Recipe:
         raise RecipeError("members must agree on joins_dev: they are trained and tested on the same split")
     if any(member.copies for member in members):
         raise RecipeError("an ensemble cannot have members that train on altered copies")
+    if len({member.training.precision for member in members}) > 1:
+        raise RecipeError("members must agree on precision: they are trained in one go")
     return _build(Recipe, {**values, "members": members}, "the recipe")
 
 
