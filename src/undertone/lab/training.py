@@ -361,8 +361,10 @@ def _build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-7)
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "muon": Muon}
-    return kinds[config.optimizer](groups, lr=config.lr)
+    if config.optimizer == "muon":
+        return Muon(groups, lr=config.lr)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    return kinds[config.optimizer](groups, lr=config.lr, fused=True)
 
 
 def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabric: Fabric) -> Any:
@@ -536,9 +538,13 @@ def _restore(path: Path, front_end: FrontEnd, network: Any, average: nn.Module) 
 def _restore_optimizer(path: Path, optimizer: Any, schedule: Any) -> None:
     """Restore what only a run that goes on needs: a finished one is read back whatever its optimizer keeps today."""
     numbers, tensors = _read_checkpoint(path, "optimizer")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split("/")
+        like = parameters[int(index)]
+        if value.shape == like.shape:  # in the parameter's order in memory, channels last: fused Adam does not ask
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     groups = [
         {**stored, "params": group["params"]}
