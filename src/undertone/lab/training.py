@@ -95,7 +95,7 @@ def _tiny_numbers_as_zero() -> Iterator[None]:
 def _freed_memory_kept() -> Iterator[None]:
     """Have glibc keep what is freed for the next batch; on leaving, the system gets it back.
 
-    Left alone, it unmaps every large tensor, and the system clears each page of the next batch anew: up to half of
+    Left alone, it unmaps every large tensor, and the system clears each page of the next batch anew: two fifths of
     the time of a network on images, of which a batch takes a gigabyte. Without glibc nothing is done.
     """
     libc = ctypes.CDLL(None) if os.name == "posix" else None
