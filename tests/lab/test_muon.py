@@ -1,6 +1,7 @@
 """Muon: orthogonal steps for matrices, AdamW's for the rest."""
 
 # ruff: noqa: E402 - imports follow the check that torch is there
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -22,6 +23,19 @@ def test_orthogonalised_matrices_keep_their_directions_and_lose_their_sizes(shap
     sizes = torch.diagonal(inside)[well_conditioned]
     assert torch.allclose(inside, torch.diag(torch.diagonal(inside)), atol=1e-8)
     assert sizes.min() > 0.6 and sizes.max() < 1.25
+
+
+@pytest.mark.parametrize("shape", [(16, 25), (128, 1152), (512, 128)])
+@pytest.mark.parametrize("smallest", [0.5, 1e-4])
+def test_steps_on_gram_matrices_are_the_published_iteration(shape, smallest):
+    left, _, right = torch.linalg.svd(torch.randn(shape, generator=torch.Generator().manual_seed(0)), False)
+    matrix = left * torch.logspace(0, np.log10(smallest), min(shape)) @ right
+    x = (matrix if shape[0] <= shape[1] else matrix.T).double()
+    x = x / x.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalise(matrix).double(), x if shape[0] <= shape[1] else x.T, atol=1e-4, rtol=1e-3)
 
 
 def test_small_matrices_and_vectors_step_as_adamw_does():

@@ -52,12 +52,21 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return nearly the closest matrix (rows, columns) with singular values of one: they end between 0.7 and 1.2."""
+    """Return nearly the closest matrix (rows, columns) with singular values of one: they end between 0.7 and 1.2.
+
+    Each step multiplies the matrix from the left by a polynomial of its Gram matrix, which it changes by the same one:
+    the steps are taken on Gram matrices alone, never the larger side, and their product meets the matrix at the end.
+    """
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = identity
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.T if is_tall else x

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from undertone.lab.features import frame_mask
 from undertone.lab.nets import NETWORKS
-from undertone.lab.nets.blocks import AttentiveStatsPool, ResidualSE2d, SqueezeExcite2d
+from undertone.lab.nets.blocks import AttentiveStatsPool, Dropout, ResidualSE2d, SqueezeExcite2d
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
 
@@ -299,3 +299,40 @@ def test_residual_block_is_zero_where_its_mask_is(stride):
     assert out.shape == (2, 8, 6 // stride[0], n_out)
     assert torch.equal(out, out * small)
     assert out.any()
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.85])
+def test_dropout_keeps_its_share_and_the_mean(p):
+    torch.manual_seed(0)
+    dropped = Dropout(p)(torch.ones(400, 1001))  # no multiple of the four values that are drawn together
+    kept = dropped != 0
+    np.testing.assert_allclose(kept.float().mean(), 1 - p, atol=5 * (p * (1 - p) / kept.numel()) ** 0.5)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+    # No value of the four knows of the others, nor a row of the next.
+    centred = kept.float() - (1 - p)
+    for other in (centred.roll(1, 1), centred.roll(4, 1), centred.roll(1, 0)):
+        assert abs(float((centred * other).mean())) < 5 * p * (1 - p) / kept.numel() ** 0.5
+
+
+def test_dropout_and_its_gradient_drop_the_same_values_and_keep_the_layout():
+    hidden = torch.randn(3, 5, 2, 7).to(memory_format=torch.channels_last).requires_grad_()
+    dropped = Dropout(0.4)(hidden)
+    dropped.sum().backward()
+    assert dropped.stride() == hidden.grad.stride() == hidden.stride()
+    torch.testing.assert_close(dropped, hidden.grad * hidden)
+    sliced = torch.ones(4, 6, 9)[:, ::2, 1:]
+    assert Dropout(0.4)(sliced).shape == (4, 3, 8)
+
+
+def test_dropout_repeats_with_its_seed_and_rests_in_evaluation():
+    hidden = torch.randn(64, 32)
+    first, again = (torch.manual_seed(3) and Dropout(0.3)(hidden) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, Dropout(0.3)(hidden))
+    assert torch.equal(Dropout(0.3).eval()(hidden), hidden)
+
+
+@pytest.mark.parametrize(("p", "share"), [(0.0, 1.0), (1e-7, 1.0), (1.0, 0.0)])
+def test_dropout_of_nearly_nothing_or_all(p, share):
+    hidden = torch.rand(50, 20) + 1
+    torch.testing.assert_close(Dropout(p)(hidden), share * hidden)

@@ -10,6 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class Dropout(nn.Dropout):
+    """Dropout that draws 16 random bits for a value, where torch on a CPU draws 64 and takes four times as long.
+
+    A value is kept with a probability right to 2**-17, and divided by just that.
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden of any shape, its layout in memory unchanged; as it is in evaluation."""
+        n_kept = round((1 - self.p) * 2**16)  # of the numbers that may be drawn
+        if not self.training or not 0 < n_kept < 2**16 or hidden.device.type != "cpu":
+            return super().forward(hidden)
+        bits = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        layout = torch.empty_like(hidden, device="meta").stride()
+        kept = bits.as_strided(hidden.shape, layout) < n_kept - 2**15
+        return hidden * kept.to(hidden.dtype).mul_(2**16 / n_kept)
+
+
 class ConvNorm2d(nn.Sequential):
     """Convolution without bias, batch norm."""
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from undertone.lab.nets.blocks import require_frames
+from undertone.lab.nets.blocks import Dropout, require_frames
 from undertone.lab.nets.keras import Recurrent, init_as_keras, max_pool_same
 from undertone.lab.nets.output import Output
 
@@ -42,7 +42,7 @@ class ConvPool1d(nn.Module):
         self.conv = nn.Conv2d(n_in, n_out, (1, kernel_size), padding=padding)
         self.activation = make_activation(activation)
         self.norm = nn.BatchNorm2d(n_out) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.padding, self.pool, self.stride = padding, pool, stride
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -98,13 +98,13 @@ class CNN1D(nn.Module):
             n_in, n_steps = n_out, _count_steps(n_steps, kernel_size, pool, stride, padding)
         self.stages = nn.Sequential(*blocks)
         self.recurrent = nn.ModuleList(Recurrent(*pair) for pair in pairwise([n_in, *lstm]))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         sizes = [[n_in, *lstm][-1] * n_steps, *n_hidden]
         layers: list[nn.Module] = []
         for size, n_out in pairwise(sizes):
             layers += [nn.Linear(size, n_out), make_activation(n_hidden_activation)]
             layers += [nn.BatchNorm1d(n_out)] if norm else []
-            layers += [nn.Dropout(dropout)]
+            layers += [Dropout(dropout)]
         self.dense = nn.Sequential(*layers)
         self.classify = nn.Linear(sizes[-1], n_classes)
         init_as_keras(self)
@@ -147,7 +147,7 @@ class ConvLSTM1D(nn.Module):
         self.recurrent = Recurrent(n_channels, n_units)
         sizes = [n_units, *n_hidden]
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = nn.Linear(sizes[-1] * _count_steps(n_steps, 3, 2, 2, "valid"), n_classes)
         init_as_keras(self)
 

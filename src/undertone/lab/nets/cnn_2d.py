@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undertone.lab.nets.blocks import require_frames
+from undertone.lab.nets.blocks import Dropout, require_frames
 from undertone.lab.nets.keras import Recurrent, init_as_keras
 from undertone.lab.nets.output import Output
 
@@ -50,7 +50,7 @@ class CNN2D(nn.Module):
         super().__init__()
         _require_image(n_features, n_frames, len(widths))
         self.stages = nn.Sequential(*(ConvPoolNorm2d(*pair, padding) for pair in pairwise([1, *widths])))
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[-1], n_classes))
+        self.classify = nn.Sequential(Dropout(dropout), nn.Linear(widths[-1], n_classes))
         init_as_keras(self)
 
     def forward(self, features: Tensor, n_valid: Tensor) -> Output:
@@ -91,7 +91,7 @@ class CRNN2D(nn.Module):
         self.one_step = one_step
         self.first = Recurrent(widths[-1], n_units, bidirectional=True)
         self.second = Recurrent(2 * n_units, n_units, bidirectional=True)
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * n_units, n_classes))
+        self.classify = nn.Sequential(Dropout(dropout), nn.Linear(2 * n_units, n_classes))
         init_as_keras(self)
 
     def forward(self, features: Tensor, n_valid: Tensor) -> Output:
@@ -128,14 +128,14 @@ class FlatCNN2D(nn.Module):
         _require_image(n_features, n_frames, 2)
         first, second = widths
         self.stages = nn.Sequential(
-            nn.MaxPool2d(2), nn.Dropout(dropout), nn.Conv2d(1, first, 3), nn.MaxPool2d(2), nn.ReLU(),
-            nn.Dropout(dropout), nn.Conv2d(first, second, 3), nn.ReLU(), nn.Flatten(),
+            nn.MaxPool2d(2), Dropout(dropout), nn.Conv2d(1, first, 3), nn.MaxPool2d(2), nn.ReLU(),
+            Dropout(dropout), nn.Conv2d(first, second, 3), nn.Flatten(), nn.ReLU(),
         )  # fmt: skip
         rows, columns = ((size // 2 - 2) // 2 - 2 for size in (n_features, n_frames or 0))
         sizes = [second * rows * columns, *n_hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(0.0 if layers else dropout)]
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(), Dropout(0.0 if layers else dropout)]
         self.dense = nn.Sequential(*layers)
         self.classify = nn.Linear(sizes[-1], n_classes)
         init_as_keras(self)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undertone.lab.features.feature import frame_mask
-from undertone.lab.nets.blocks import ConvNorm2d
+from undertone.lab.nets.blocks import ConvNorm2d, Dropout
 from undertone.lab.nets.keras import Recurrent, init_as_keras
 from undertone.lab.nets.output import Output
 
@@ -54,7 +54,7 @@ class Dense(nn.Sequential):
     def __init__(self, sizes: Sequence[int], dropout: float):
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(), Dropout(dropout)]
         super().__init__(*layers)
 
 
@@ -91,7 +91,7 @@ class RNN(nn.Module):
             layers.append(Recurrent(n_in, n, cell, bidirectional=bidirectional))
             n_in = layers[-1].n_out
         self.layers = nn.ModuleList(layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.summary = Summary(n_in, pool)
         self.dense = Dense([n_in, *n_hidden], dropout)
         self.classify = nn.Linear([n_in, *n_hidden][-1], n_classes)
@@ -133,7 +133,7 @@ class CRNN(nn.Module):
         n_bands = n_features
         for _ in widths:
             n_bands = -(-n_bands // 2)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.recurrent = Recurrent(widths[-1] * n_bands, n_units, cell, bidirectional=True)
         self.summary = Summary(2 * n_units, "attention")
         self.dense = Dense([2 * n_units, n_hidden], dropout)

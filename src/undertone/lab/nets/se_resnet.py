@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from undertone.lab.features.feature import frame_mask
-from undertone.lab.nets.blocks import AttentiveStatsPool, ConvNorm2d, ResidualSE2d
+from undertone.lab.nets.blocks import AttentiveStatsPool, ConvNorm2d, Dropout, ResidualSE2d
 from undertone.lab.nets.output import Output
 
 
@@ -74,9 +74,9 @@ class SEResNet(nn.Module):
         self.project = nn.Sequential(nn.Conv1d(n_in * n_bands, n_hidden, 1, bias=False), nn.BatchNorm1d(n_hidden))
         self.pool = AttentiveStatsPool(n_hidden)
         self.embed = nn.Sequential(
-            nn.BatchNorm1d(2 * n_hidden), nn.Dropout(dropout), nn.Linear(2 * n_hidden, n_embedding), nn.ReLU()
+            nn.BatchNorm1d(2 * n_hidden), Dropout(dropout), nn.Linear(2 * n_hidden, n_embedding), nn.ReLU()
         )
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_embedding, n_classes))
+        self.classify = nn.Sequential(Dropout(dropout), nn.Linear(n_embedding, n_classes))
         self.classify_frames = nn.Conv1d(n_hidden, n_classes, 1)
 
     def forward(self, features: Tensor, n_valid: Tensor) -> Output:
