@@ -16,15 +16,15 @@ class Dropout(nn.Dropout):
     A value is kept with a probability right to 2**-17, and divided by just that.
     """
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden of any shape, its layout in memory unchanged; as it is in evaluation."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``input``, of any shape, some of it zero, its layout in memory kept; in evaluation, as it is."""
         n_kept = round((1 - self.p) * 2**16)  # of the numbers that may be drawn
-        if not self.training or not 0 < n_kept < 2**16 or hidden.device.type != "cpu":
-            return super().forward(hidden)
-        bits = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        layout = torch.empty_like(hidden, device="meta").stride()
-        kept = bits.as_strided(hidden.shape, layout) < n_kept - 2**15
-        return hidden * kept.to(hidden.dtype).mul_(2**16 / n_kept)
+        if not self.training or not 0 < n_kept < 2**16 or input.device.type != "cpu":
+            return super().forward(input)
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        layout = torch.empty_like(input, device="meta").stride()
+        kept = bits.as_strided(input.shape, layout) < n_kept - 2**15
+        return input * kept.to(input.dtype).mul_(2**16 / n_kept)
 
 
 class ConvNorm2d(nn.Sequential):
