@@ -96,7 +96,13 @@ def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
     folder.mkdir()
     claimed = row["scores"] | {"war": 0.85}
     own = row | {"scores": claimed, "leaks": {"speaker": [64, 64], "copy": [60, 64]}, "banner": "This split leaks."}
-    unseen = row | {"protocol": "pooled-speaker", "scores": row["scores"] | {"war": 0.35, "uar": 0.3}}
+    corpora = {name: {"uar": uar, "war": uar, "n_utterances": 9, "n_speakers": 2}
+               for name, uar in (("ravdess", 0.4), ("crema-d", 0.2))}  # fmt: skip
+    unseen = row | {
+        "protocol": "pooled-speaker",
+        "scores": row["scores"] | {"war": 0.35, "uar": 0.3},
+        "corpora": corpora,
+    }
     (folder / "tiny--ravdess-speaker.json").write_text(json.dumps(own))
     (folder / "tiny--pooled-speaker.json").write_text(json.dumps(unseen))
     ours = unseen | {"recipe": "ours", "scores": row["scores"] | {"uar": 0.6}}
@@ -108,7 +114,8 @@ def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
     page = (tmp_path / "results.md").read_text()
     assert "| [tiny](results/tiny.md) | 90.0 | 85.0 | 35.0 | 30.0 [" in page
     assert "| -50.0 | `pooled-speaker` |" in page
-    assert "own `ours` has UAR 60.0; the best of the published systems there, `tiny`, 30.0." in page
+    assert "own `ours` has UAR 60.0; the best of the published systems there, `tiny`, 30.0 (RAVDESS" in page
+    assert "30.0 (RAVDESS 40.0 and 40.0, CREMA-D 20.0 and 20.0)." in page
     assert "speakers: 100 % of test rows; copies of the clip: 94 % of test rows" in page
     assert "accuracy falls by 50 points" in page
     assert "- `tiny`: -5.0 points, NOT reached. Theirs is made up." in page

@@ -17,7 +17,7 @@ import torch
 
 from undertone.audio import SAMPLE_RATE
 from undertone.files import write_file
-from undertone.lab.corpora import load
+from undertone.lab.corpora import get_corpus, load
 from undertone.lab.data import bucket_batches, pad_batch, to_float
 from undertone.lab.evaluation import get_protocol
 from undertone.lab.experiment import evaluate, parity_clips, run_dir_of
@@ -290,9 +290,15 @@ def _own_lesson(by_recipe: Mapping[str, Mapping[str, Any]], protocol: str) -> st
     if not (uar[True] and uar[False]):
         return None
     theirs, ours = (max(scores, key=scores.__getitem__) for scores in (uar[True], uar[False]))
+    each = [by_recipe[name][protocol].get("corpora", {}) for name in (ours, theirs)]
+    parts = [
+        f"{get_corpus(corpus).folder} {100 * each[0][corpus]['uar']:.1f} and {100 * each[1][corpus]['uar']:.1f}"
+        for corpus in each[0] if len(each[0]) > 1 and corpus in each[1]
+    ]  # fmt: skip
+    apart = f" ({', '.join(parts)})" if parts else ""
     return (
         f"- On the new speakers of `{protocol}`, undertone's own `{ours}` has UAR {uar[False][ours]:.1f}; the best of "
-        f"the published systems there, `{theirs}`, {uar[True][theirs]:.1f}."
+        f"the published systems there, `{theirs}`, {uar[True][theirs]:.1f}{apart}."
     )
 
 
