@@ -1,7 +1,8 @@
 """Fill the generated parts of the README and the docs, so that no figure in them is typed by hand.
 
 A generated part stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Scores and facts come from
-the card inside the shipped model file, protocols, corpora and audio outcomes from the code.
+the card inside the shipped model file, protocols, corpora and audio outcomes from the code, published systems from the
+table of results.
 
 Examples
 --------
@@ -230,6 +231,16 @@ def audio_outcome_table() -> str:
     return _table(("input", "outcome"), [[cell.replace("``", "`") for cell in row] for row in rows])
 
 
+def systems_table() -> str:
+    """Return rows of the table of results: published systems that were measured both ways, and the default model."""
+    rows = []
+    for line in (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| [") and ("–" not in cells[1:4] or cells[0].startswith(f"[{DEFAULT_MODEL}]")):
+            rows.append([cells[0].replace("](", "](docs/"), *cells[1:4], cells[6]])
+    return _table(("system", "accuracy published", "ours, the same way", "ours, new speakers", "these are of"), rows)
+
+
 def demo_output() -> str:
     """Run the demo and return what it printed."""
     command = [sys.executable, "-m", "undertone", "predict", "demo"]
@@ -256,6 +267,7 @@ def generated_parts(model: str = DEFAULT_MODEL) -> dict[str, Callable[[], str]]:
         "model": lambda: model_facts(read_card(path), path.stat().st_size) if path else NO_MODEL,
         "demo-output": lambda: demo_output() if path else NO_MODEL,
         "models": models_table,
+        "published-systems": systems_table,
         "protocols": protocol_table,
         "corpora": corpus_table,
         "audio-outcomes": audio_outcome_table,
