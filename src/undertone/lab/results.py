@@ -186,8 +186,9 @@ def _table_page(by_recipe: Mapping[str, Mapping[str, Any]], folder: str) -> str:
         "",
         "Each system is trained afresh by undertone: first under the protocol its authors used, then on speakers that "
         "it has never heard, each clip among the emotions of its corpus. Figures are per cent. The authors report "
-        "accuracy (WAR); UAR, the mean of the recalls, is "
-        "at one over the number of classes by chance. Intervals are 95 %, by bootstrap over speakers.",
+        "accuracy (WAR); UAR, the mean of the recalls, is at one over the number of classes by chance. Intervals are "
+        f"95 %, by bootstrap over speakers. New speakers are those of folds {' and '.join(map(str, UNSEEN_FOLDS))} of "
+        "six, and training for them may have had fewer epochs: each system's page says how many, and by which command.",
         "",
         "| system | published | ours, same protocol | ours, new speakers: WAR | UAR [95 %] | drop of WAR "
         "| these are of | parameters | a fold trained in | speed | what of the test is in train |",
