@@ -1,6 +1,7 @@
 """Features computed once, fitted standardisation, optimizers, schedules and the choice of an epoch."""
 
 # ruff: noqa: E402 - imports follow the check that torch is there
+import json
 import os
 from dataclasses import replace
 
@@ -124,7 +125,7 @@ def test_the_plateau_counts_epochs_as_keras_does():
     config = TrainingConfig(lr=1.0, optimizer="adam", schedule="plateau", plateau_factor=0.5, plateau_patience=2,
                             plateau_min_lr=0.2)  # fmt: skip
     optimizer = training._build_optimizer(torch.nn.Linear(1, 1), config)
-    schedule = training._build_schedule(optimizer, config, 10, training.make_fabric(accelerator="cpu"))
+    schedule = training._build_schedule(optimizer, config, 10, training.make_fabric(accelerator="cpu"), "train_loss")
     rates = []
     for loss in (3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0):
         schedule.step(loss)
@@ -163,6 +164,49 @@ def test_a_run_stops_when_the_choice_has_not_improved(train, dev, tmp_path, monk
     assert (len(history.rows), history.best_epoch) == (5, 2)
     _, again = fit(recipe, CLASSES, train, dev, tmp_path)  # stopped is finished
     assert again == history
+
+
+def test_a_run_is_not_over_before_the_choice_has_begun():
+    """One-cycle chooses in the second half; patience counts from there."""
+    config, history = TrainingConfig(choose="dev_uar", early_stop=3), History()
+    for row in history_of("dev_uar", [0.5] + 19 * [0.1]).rows:
+        assert not training._is_over(history, config)
+        history.rows.append(row)
+        if training._is_choice(history, config, 20):
+            history.best_epoch = row["epoch"]
+        if row["epoch"] == 13:
+            break
+    assert history.best_epoch == 13
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "muon"])
+def test_one_cycle_leaves_rmsprop_without_momentum(optimizer):
+    config = TrainingConfig(optimizer=optimizer)
+    built = training._build_optimizer(torch.nn.Linear(2, 2), config)
+    schedule = training._build_schedule(built, config, 10, training.make_fabric(accelerator="cpu"), "train_loss")
+    for _ in range(5):
+        built.step()
+        schedule.step()
+    assert built.param_groups[0].get("momentum", 0.0) == 0.0
+    assert built.param_groups[0]["lr"] != config.lr
+
+
+@pytest.mark.parametrize(("with_dev", "expected"), [(True, 0.05), (False, 0.1)])
+def test_without_dev_a_plateau_is_one_of_the_training_loss(with_dev, expected, train, dev, tmp_path, monkeypatch):
+    """The loss falls, and what dev would have said stands still."""
+    monkeypatch.setattr(training, "_score_dev", lambda *_: {"dev_war": 0.5, "dev_uar": 0.5} if with_dev else {})
+    recipe = fixed_recipe(epochs=3, schedule="plateau", plateau_monitor="dev_war", plateau_factor=0.5,
+                          plateau_patience=2, lr=0.1, choose="last")  # fmt: skip
+    losses = iter((3.0, 2.0, 1.0))
+    step = torch.optim.lr_scheduler.ReduceLROnPlateau.step
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler.ReduceLROnPlateau, "step",
+        lambda self, value: step(self, value if with_dev else next(losses)),
+    )  # fmt: skip
+    fit(recipe, CLASSES, train, dev if with_dev else None, tmp_path)
+    with safe_open(tmp_path / CHECKPOINT, "pt") as file:
+        (group, *_) = json.loads(file.metadata()["state"])["groups"]
+    assert group["lr"] == pytest.approx(expected)
 
 
 def test_an_unknown_choice_is_an_error_that_lists_those_there_are():

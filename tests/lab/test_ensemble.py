@@ -151,6 +151,13 @@ def test_frames_at_other_times_are_left_out(make_recipe):
     assert model.frame_hop_s is None and output.frame_logits is None
 
 
+def test_frames_of_other_parts_of_the_clip_are_left_out(make_recipe):
+    first, second = make_recipe(name="first"), make_recipe(name="second", input={"offset_s": 0.2})
+    model = build_model(as_ensemble([first.to_json(), second.to_json()]), 3).eval()
+    output = model(torch.zeros(1, 8_000), torch.tensor([8_000]))
+    assert model.frame_hop_s is None and output.frame_logits is None
+
+
 # ---- training ----
 
 

@@ -214,6 +214,26 @@ def test_silent_doubled_short_and_unreadable_clips_are_left_out(make_ravdess, tm
     assert dataset.waveforms.n_samples.min() >= 1_600
 
 
+def test_when_no_clip_can_be_read_the_reason_is_told(make_ravdess, quick_recipe, tmp_path):
+    """Files of a repository whose large ones were never fetched, for example."""
+    root = make_ravdess(tmp_path / "corpora", actors=[1, 2])
+    for path in root.rglob("*.wav"):
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(TrainingError, match=r"no fold .* 16 clips could not be used, the first, ravdess/03-01-.*: .+"):
+        evaluate(root, PROTOCOL, quick_recipe, tmp_path / "run", cache_dir=tmp_path / "cache")
+
+
+def test_a_fold_of_other_audio_under_the_same_names_is_refused(make_ravdess, quick_recipe, tmp_path):
+    arguments = {"folds": [0], "accelerator": "cpu", "cache_dir": tmp_path / "cache"}
+    for seeds, refused in ((None, False), ({11: 7}, True)):  # actor 11 is tested in fold 0
+        root = make_ravdess(tmp_path / "corpora", seeds=seeds)
+        if refused:
+            with pytest.raises(TrainingError, match="holds a run with another audio"):
+                evaluate(root, PROTOCOL, quick_recipe, tmp_path / "run", **arguments)
+        else:
+            evaluate(root, PROTOCOL, quick_recipe, tmp_path / "run", **arguments)
+
+
 def test_calm_is_left_alone_on_corpora_that_have_no_label_for_it(dataset):
     classes = ("anger", "neutral", "calm")
     rows = [row for row, clip in enumerate(dataset.utterances) if clip.emotion in classes]
@@ -364,6 +384,16 @@ def test_copies_do_not_depend_on_the_rest_of_the_list_and_are_made_once(copied, 
     assert experiment.add_copies(half, recipe, cache_dir=cache).waveforms.digests == again.waveforms.digests
 
 
+def test_names_of_copies_may_have_dots(ravdess_root, make_recipe, tmp_path):
+    """Two names that are alike up to a dot are two files in the cache."""
+    copies = [{"name": f"louder{gain}", "steps": [{"kind": "gain", "gain_db": gain}]} for gain in (1.5, 1.25)]
+    dataset = load_dataset(ravdess_root, ["ravdess"], recipe=make_recipe(copies=copies), cache_dir=tmp_path)
+    n = len(dataset.utterances) // 3
+    peaks = [abs(dataset.waveforms.clips[row].astype(int)).max() for row in (0, n, 2 * n)]
+    assert peaks[1] / peaks[0] == pytest.approx(10 ** (1.5 / 20), rel=1e-3)
+    assert peaks[2] / peaks[0] == pytest.approx(10 ** (1.25 / 20), rel=1e-3)
+
+
 def test_copies_are_for_training_where_speakers_are_kept_apart(copied, make_recipe, tmp_path):
     dataset, _ = copied
     recipe = make_recipe(copies=COPIES, training={"epochs": 1, "batch_size": 48})
@@ -386,6 +416,7 @@ def test_a_copy_that_cannot_be_made_is_a_recipe_error(make_recipe):
         ([{"name": "a", "steps": [{"kind": "echo"}]}], r"\[\[copies\]\] a: step 1 needs a kind out of"),
         ([{"name": "a", "steps": []}, {"name": "a", "steps": []}], "needs a name of its own"),
         ([{"name": "a", "step": []}], "unknown key 'step'"),
+        ([{"name": "../a", "steps": []}], "no slash"),
     ):
         with pytest.raises(RecipeError, match=message):
             make_recipe(copies=copies)

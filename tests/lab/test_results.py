@@ -110,6 +110,7 @@ def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
     recipes = {recipe.name: recipe, "ours": replace(recipe, name="ours", published=None)}
     monkeypatch.setattr(results, "load_recipe", lambda name: recipes[name])
     monkeypatch.setattr(results, "recipe_names", lambda: list(recipes))
+    (folder / "corpora.json").write_text(json.dumps({"ravdess": [1440, 1440], "crema-d": [6540, 7442]}))
     write_pages(folder, tmp_path / "results.md")
     page = (tmp_path / "results.md").read_text()
     assert "| [tiny](results/tiny.md) | 90.0 | 85.0 | 35.0 | 30.0 [" in page
@@ -118,7 +119,16 @@ def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
     assert "30.0 (RAVDESS 40.0 and 40.0, CREMA-D 20.0 and 20.0)." in page
     assert "speakers: 100 % of test rows; copies of the clip: 94 % of test rows" in page
     assert "accuracy falls by 50 points" in page
+    assert "The corpora were whole, but for CREMA-D, of which there were 6,540 of 7,442 clips." in page
+    assert "these runs on new speakers had fewer epochs" not in page
+    assert "Not measured yet" not in page
     assert "- `tiny`: -5.0 points, NOT reached. Theirs is made up." in page
+    (folder / "ours--pooled-speaker.json").unlink()
+    (folder / "tiny--pooled-speaker.json").write_text(json.dumps(unseen | {"recipe_hash": "of fewer epochs"}))
+    write_pages(folder, tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    assert "Not measured yet: `ours` under `pooled-speaker`." in page
+    assert "1 of these runs on new speakers had fewer epochs" in page
     detail = (folder / "tiny.md").read_text()
     assert "undertone lab evaluate ravdess-speaker tiny" in detail
     assert "| anger |" in detail

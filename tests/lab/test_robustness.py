@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from undertone.lab import robustness
+from undertone.lab.data import Waveforms
 from undertone.lab.experiment import load_dataset
 from undertone.lab.robustness import CLEAN, CONDITIONS, INT8, measure_conditions
 from undertone.lab.training import TrainingError
@@ -74,8 +75,15 @@ def test_a_condition_is_asked_once_and_again_when_it_changes(evaluated, dataset,
 
 def test_babble_is_of_speakers_the_fold_has_trained_on(evaluated, dataset, monkeypatch):
     heard = json.loads((evaluated[0] / "fold-2" / "fold.json").read_text())["train_corpora"]["ravdess"]["speakers"]
+    copies = [replace(clip, name="copy", source_id=clip.utterance_id) for clip in dataset.utterances]
+    silence = Waveforms(tuple(np.zeros_like(clip) for clip in dataset.waveforms.clips), dataset.waveforms.digests, {})
     allowed = {dataset.waveforms.clips[row].tobytes() for row, clip in enumerate(dataset.utterances)
                if clip.speaker_id in heard}  # fmt: skip
+    dataset = replace(
+        dataset,
+        utterances=(*dataset.utterances, *copies),
+        waveforms=Waveforms((*dataset.waveforms.clips, *silence.clips), 2 * dataset.waveforms.digests, {}),
+    )
     seen = []
     apply = robustness.apply_steps
 

@@ -18,6 +18,7 @@ from undertone.lab.experiment import load_dataset
 from undertone.lab.recipes import RecipeError, build_model
 from undertone.lab.robustness import CONDITIONS, hear_altered
 from undertone.lab.study import BASE, StudyError, build_study_split, run_study, run_trial, summarise_study, vary
+from undertone.lab.training import TrainingError
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
 
@@ -60,6 +61,16 @@ def test_dev_speakers_are_those_of_the_dev_folds_and_nobody_is_tested(dataset):
     assert not len(split.test)
 
 
+def test_altered_copies_are_trained_on_and_never_scored(ravdess_root, make_recipe, dataset, tmp_path):
+    copies = [{"name": "louder", "steps": [{"kind": "gain", "gain_db": 3}]}]
+    with_copies = load_dataset(ravdess_root, ["ravdess"], recipe=make_recipe(copies=copies), cache_dir=tmp_path)
+    split, plain = build_study_split(with_copies, PROTOCOL, [1]), build_study_split(dataset, PROTOCOL, [1])
+    ids = [{data.utterances[row].utterance_id for row in part.dev}
+           for data, part in ((with_copies, split), (dataset, plain))]  # fmt: skip
+    assert ids[0] == ids[1] and len(split.dev) == len(plain.dev)
+    assert len(split.train) == 2 * len(plain.train)
+
+
 @pytest.mark.parametrize(("protocol", "folds"), [("crema-d-random", [0]), (PROTOCOL, [0, 1, 2, 3, 4, 5])])
 def test_a_split_that_cannot_be_says_why(dataset, protocol, folds):
     with pytest.raises(StudyError):
@@ -95,6 +106,19 @@ def test_a_study_compares_seed_by_seed_and_goes_on(ravdess_root, quick_recipe, e
     assert run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], **arguments) == rows
     with pytest.raises(StudyError, match="other dev folds"):
         run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], protocol=PROTOCOL, dev_folds=[2])
+    path = next(tmp_path.glob("*/seed-1/result.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": "of another day"}))
+    with pytest.raises(StudyError, match="a study with other data"):
+        run_study(ravdess_root, quick_recipe, [change], tmp_path, seeds=[0, 1], **arguments)
+
+
+def test_one_that_fails_ends_the_study(ravdess_root, quick_recipe, evaluated, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERTONE_CACHE", str(evaluated[2]))
+    with pytest.raises(TrainingError, match="the loss became"):
+        run_study(ravdess_root, quick_recipe, ["training.lr=1e30", "training.lr=0.001"], tmp_path, seeds=[0],
+                  protocol=PROTOCOL, dev_folds=[0], accelerator="cpu")  # fmt: skip
+    done = {json.loads(path.read_text())["recipe_hash"] for path in tmp_path.glob("*/*/result.json")}
+    assert done == {quick_recipe.hash}
 
 
 def test_a_finished_training_is_asked_about_noise_and_not_repeated(dataset, quick_recipe, tmp_path, monkeypatch):

@@ -287,6 +287,27 @@ def test_a_finished_run_is_read_back_and_not_trained_again(finished, make_recipe
     assert (run_dir / CHECKPOINT).stat().st_mtime_ns == before
 
 
+def test_a_folder_that_another_process_trains_in_is_refused(make_recipe, train, dev, tmp_path):
+    def meddle(done, _n_epochs, _row):
+        if done == 1:
+            with pytest.raises(TrainingError, match="another process is training in"):
+                fit(make_recipe(), CLASSES, train, dev, tmp_path, seed=3)
+
+    fit(make_recipe(), CLASSES, train, dev, tmp_path, seed=3, on_epoch=meddle)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau", "one-cycle"])
+def test_the_average_of_the_weights_begins_short_and_lengthens(schedule, make_recipe, train, tmp_path, monkeypatch):
+    """Whatever the schedule: the decay begins at 2 / 11 and comes to what the recipe says."""
+    decays, average = [], training._average_weights
+    monkeypatch.setattr(
+        training, "_average_weights", lambda a, b, decay: (decays.append(decay), average(a, b, decay))
+    )  # fmt: skip
+    fit(make_recipe(training={"ema": 0.5, "schedule": schedule}), CLASSES, train, None, tmp_path)
+    assert decays[:3] == pytest.approx([2 / 11, 3 / 12, 4 / 13])
+    assert decays[-1] == 0.5
+
+
 def test_another_seed_gives_other_weights(finished, make_recipe, train, dev, tmp_path):
     other, _ = fit(make_recipe(), CLASSES, train, dev, tmp_path, seed=4)
     ours, theirs = (model.network.classify[1].weight for model in (finished[1], other))

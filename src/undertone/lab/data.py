@@ -93,11 +93,11 @@ def decode_utterances(
         rows = [row for row, utterance in enumerate(utterances) if utterance.corpus == corpus]
         paths = [utterances[row].path for row in rows]
         stored = cache_dir / f"{corpus}-{_fingerprint(paths)}"
-        if not stored.with_suffix(".json").exists():
+        if not _beside(stored, ".json").exists():
             report = None if progress is None else lambda n, before=done: progress(before + n, len(utterances))
             _decode_to(stored, paths, n_threads, report)
-        samples = np.load(stored.with_suffix(".npy"), mmap_mode="r")
-        index = json.loads(stored.with_suffix(".json").read_text())
+        samples = np.load(_beside(stored, ".npy"), mmap_mode="r")
+        index = json.loads(_beside(stored, ".json").read_text())
         for row, clip in zip(rows, index["clips"], strict=True):
             clips[row] = samples[clip["start"] : clip["end"]]
             digests[row] = clip["sha256"]
@@ -147,16 +147,16 @@ def copy_utterances(
         others = [to_float(waveforms.clips[own[k]]) for k in picked if own[k] != row]
         return to_int16(alter(to_float(waveforms.clips[row]), np.random.default_rng(seed), others)), ""
 
-    if not stored.with_suffix(".json").exists():
+    if not _beside(stored, ".json").exists():
         report = None if progress is None else lambda done: progress(done, len(utterances))
         labels = [f"{utterance.utterance_id}#{name}" for utterance in utterances]
         _store(stored, labels, make, n_threads or os.cpu_count() or 1, report)
-    samples = np.load(stored.with_suffix(".npy"), mmap_mode="r")
-    index = json.loads(stored.with_suffix(".json").read_text())["clips"]
+    samples = np.load(_beside(stored, ".npy"), mmap_mode="r")
+    index = json.loads(_beside(stored, ".json").read_text())["clips"]
     copies = [
         replace(clip, name=f"{clip.name or clip.path.stem}#{name}", source_id=clip.utterance_id) for clip in utterances
     ]
-    clips = tuple(samples[entry["start"] : entry["end"]] for entry in index)
+    clips = tuple(samples[entry["start"] : entry["end"]] for entry, _ in zip(index, utterances, strict=True))
     return copies, Waveforms(clips, tuple(entry["sha256"] for entry in index), {})
 
 
@@ -171,7 +171,7 @@ def to_float(clip: np.ndarray) -> np.ndarray:
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:
-    """Hash of the files' names, sizes and times: it changes whenever one of them does."""
+    """Hash of the files' names, sizes and times: it changes whenever one does, or may be read that might not."""
     state = []
     for path in paths:
         try:
@@ -179,7 +179,8 @@ def _fingerprint(paths: Sequence[Path]) -> str:
         except OSError as error:  # decoding will say so, for this clip alone
             state.append((str(path.absolute()), str(error), 0))
         else:
-            state.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+            allowed = os.access(path, os.R_OK)
+            state.append((str(path.absolute()), status.st_size if allowed else "not readable", status.st_mtime_ns))
     return hashlib.sha256(json.dumps([CACHE_FORMAT, SAMPLE_RATE, state]).encode()).hexdigest()[:16]
 
 
@@ -216,9 +217,14 @@ def _store(
             if progress is not None:
                 progress(n_done)
     _add_header(bare, start, temporary)
-    temporary.replace(stored.with_suffix(".npy"))
+    temporary.replace(_beside(stored, ".npy"))
     temporary.write_text(json.dumps({"clips": index}))
-    temporary.replace(stored.with_suffix(".json"))  # last: its presence says that both are complete
+    temporary.replace(_beside(stored, ".json"))  # last: its presence says that both are complete
+
+
+def _beside(stored: Path, suffix: str) -> Path:
+    """Name of a file of ``stored``, whose own name may have dots in it."""
+    return stored.with_name(stored.name + suffix)
 
 
 def _add_header(raw: Path, n_samples: int, out: Path) -> None:

@@ -5,6 +5,7 @@ logits; a fold that has one is never trained or tested again, which makes a run 
 the trainer's checkpoint, epoch by epoch inside a fold).
 """
 
+import hashlib
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -199,6 +200,7 @@ def run_fold(
         "extra_train": list(extra_train),
         "dev": [utterances[row].utterance_id for row in split.dev],
         "test": [_describe(utterances[row]) for row in split.test],
+        "audio": _hash_audio(dataset, split),
         "test_logits": rounded(compute_logits(model, dataset.waveforms.select(split.test))),
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -320,6 +322,8 @@ def evaluate(
     asked = None if wanted.optional_corpora else [*wanted.corpora, *extra_train]
     dataset = load_dataset(root, asked, recipe=recipe, cache_dir=cache_dir, progress=on_decode)
     folds = list_folds(protocol, dataset.utterances) if folds is None else sorted(set(folds))
+    if not folds:
+        raise TrainingError(_why_nothing(protocol, dataset))
     folders = {fold: run_dir / f"fold-{fold}" for fold in folds}
     _refuse_missing_copies(protocol, dataset.utterances)
     identities, open_folds = {}, []
@@ -349,6 +353,15 @@ def evaluate(
     return summarise([_read_fold(folders[fold] / FOLD_FILE, identities[fold]) for fold in folds], dataset)
 
 
+def _why_nothing(protocol: str, dataset: Dataset) -> str:
+    """Say why no fold of a protocol can run."""
+    found = f"no fold of {protocol} has a clip to test"
+    if not dataset.unreadable:
+        return f"{found}; are its corpora below the folder of --data?"
+    name, reason = next(iter(dataset.unreadable.items()))
+    return f"{found}: {len(dataset.unreadable):,} clips could not be used, the first, {name}: {reason}"
+
+
 def run_dir_of(
     protocol: str, recipe: Recipe, seed: int = 0, extra_train: Sequence[str] = (), *, runs: Path = Path("runs")
 ) -> Path:
@@ -374,12 +387,19 @@ def _identify(dataset: Dataset, split: Split, recipe: Recipe, seed: int, extra_t
         "train_corpora": _count_training(dataset, split),
         "dev": [dataset.utterances[row].utterance_id for row in split.dev],
         "test": [_describe(dataset.utterances[row]) for row in split.test],
+        "audio": _hash_audio(dataset, split),
     }
+
+
+def _hash_audio(dataset: Dataset, split: Split) -> str:
+    digests = [dataset.waveforms.digests[row] for part in (split.train, split.dev, split.test) for row in part]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 def _read_fold(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Read a finished fold, unless it is one of another run, or the clips on disk are not those it knew."""
     result = json.loads(path.read_text())
+    result = {"audio": identity["audio"]} | result  # folds of earlier versions do not say
     if other := [key for key, value in identity.items() if result.get(key) != value]:
         raise TrainingError(
             f"{path.parent} holds a run with another {' and '.join(other)}; choose another folder or remove it"
@@ -533,7 +553,7 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
                 values["ece_uncalibrated"] = raw_both[corpus][kind]["ece"]
         report["corpora"] = both
         allowed = np.array([[name in CORPUS_CLASSES[corpus] for name in classes] for corpus in corpora])
-        own, own_raw = (_renormalised(np.where(allowed, values, 0)) for values in (probs, raw))
+        own, own_raw = (_among(allowed, values) for values in (probs, raw))
         report["restricted"] = scores(target, own, classes=classes, **who)
         report["restricted"]["ece_uncalibrated"] = scores(target, own_raw, classes=classes, **who)["ece"]
     if dataset is not None and (voted := _score_votes(dataset, tested, probs, classes)):
@@ -545,8 +565,11 @@ def summarise(folds: Sequence[dict[str, Any]], dataset: Dataset | None = None) -
     return report
 
 
-def _renormalised(probs: np.ndarray) -> np.ndarray:
-    return probs / probs.sum(axis=1, keepdims=True)
+def _among(allowed: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Probabilities among the allowed classes of each row; uniform where they have none, as ``restrict_probs`` says."""
+    kept = np.where(allowed, probs, 0)
+    total = kept.sum(axis=1, keepdims=True)
+    return np.where(total > 0, kept, allowed) / np.where(total > 0, total, allowed.sum(axis=1, keepdims=True))
 
 
 def _score_votes(

@@ -200,7 +200,15 @@ def export_run(
 
 
 def to_onnx(exported: nn.Module) -> bytes:
-    """ONNX bytes of a module (waveform, lengths) -> (logits, ...), with a dynamic batch and number of samples."""
+    """ONNX bytes of a module (waveform, lengths) -> (logits, ...), with a dynamic batch and number of samples.
+
+    Raises
+    ------
+    ExportError
+        If the module has features that another library computes.
+    """
+    if outside := [type(module).__name__ for module in exported.modules() if not getattr(module, "in_graph", True)]:
+        raise ExportError(f"features that a library computes ({outside[0]}) cannot be part of a model file")
     waveform, lengths = torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
     with torch.no_grad():
         names = OUTPUTS[: len(exported(waveform, lengths))]

@@ -44,7 +44,7 @@ ALL: dict[str, Any] = {
                 {"kind": "chroma"},
                 {"kind": "spectral-contrast"},
                 {"kind": "tonnetz"},
-                *({"kind": kind} for kind in ("centroid", "bandwidth", "rolloff", "flatness")),
+                *({"kind": kind} for kind in ("centroid", "bandwidth", "rolloff", "flatness", "poly")),
                 {"kind": "zcr", **PER_FRAME},
                 {"kind": "rms", **PER_FRAME},
             ],
@@ -67,7 +67,7 @@ class TableSummary:
 
 
 def feature_sets() -> dict[str, dict[str, Any]]:
-    """Named sets of features, each a recipe's ``[features]``: those of the classic estimators, and ``all``."""
+    """Named sets of features, each a recipe's ``[features]``: those of the classic estimators, and ``all``, ours."""
     from undertone.lab.zoo import FEATURE_SETS
 
     return {**FEATURE_SETS, "all": ALL}
@@ -90,7 +90,7 @@ def load_table_features(name: str | Path, *, frames: bool = False, statistics: S
     Raises
     ------
     FeatureTableError
-        If there are no frames, or the features have to be trained.
+        If there are no frames, the features have to be trained, or a library is missing.
     RecipeError
         If there is no such set and no such recipe.
     """
@@ -105,7 +105,10 @@ def load_table_features(name: str | Path, *, frames: bool = False, statistics: S
             names = ", ".join(member.name for member in recipe.members)
             raise FeatureTableError(f"{name} is an ensemble; name one of its members: {names}")
         section, config = recipe.features, recipe.input
-    features = build_features(section, sample_rate=config.sample_rate)
+    try:
+        features = build_features(section, sample_rate=config.sample_rate)
+    except ImportError as error:
+        raise FeatureTableError(str(error)) from error
     if any(hasattr(module, "fit_to") for module in features.modules()):
         raise FeatureTableError(
             f"the features of {name} are trained together with it, so that there is no table of them"

@@ -1,7 +1,8 @@
 """Robustness: what is left of a fold's scores when its test clips come through noise, rooms, telephones and codecs.
 
 The trained weights of a fold are asked again about the same test clips, altered; nothing is chosen by the answers. An
-alteration follows from the clip's audio alone, so that every system is asked about the same sound. Beside ``fold.json``
+alteration follows from the clip's audio alone, and babble from that of the speakers trained on, too: systems that train
+on the same speakers are asked about the same sound. Beside ``fold.json``
 then lies ``conditions.json``, which is written once and read back. Studies ask about their dev clips in the same way.
 """
 
@@ -34,7 +35,7 @@ CONDITIONS: dict[str, list[dict[str, Any]]] = {
     "overdriven, 12 dB": [{"kind": "clip", "drive_db": 12}],
     "30 dB softer": [{"kind": "gain", "gain_db": -30}],
 }
-N_OTHERS = 5  # voices of the babble, of speakers the fold has trained on: none of them is tested
+N_OTHERS = 5  # voices of the babble, of speakers the fold has trained on: none of these clips is tested
 
 
 def hear_conditions(
@@ -57,7 +58,12 @@ def hear_conditions(
         raise TrainingError(f"{fold_dir / FOLD_FILE} names {unknown[0]}, which is not among these clips")
     chosen = [rows[clip["id"]] for clip in fold["test"]]
     heard = {name for corpus in fold["train_corpora"].values() for name in corpus["speakers"]}
-    babblers = [row for row, clip in enumerate(dataset.utterances) if clip.speaker_id in heard]
+    tested = {clip["id"] for clip in fold["test"]}  # under a random split by speakers who are trained on, too
+    babblers = [
+        row
+        for row, clip in enumerate(dataset.utterances)
+        if clip.speaker_id in heard and clip.source_id is None and clip.utterance_id not in tested
+    ]
     altered = hear_altered(model, dataset, chosen, babblers, on_condition=on_condition)
     logits = {name: rounded(values) for name, values in altered.items()}
     unaltered = dataset.waveforms.select(chosen)

@@ -8,6 +8,7 @@ A study is a folder with a folder per variation and seed; ``result.json`` is wri
 back. Differences are taken seed by seed, because seeds move together: the same batches, the same speakers.
 """
 
+import hashlib
 import json
 import os
 import threading
@@ -67,7 +68,7 @@ def vary(recipe: Recipe, change: str) -> Recipe:
 
 
 def build_study_split(dataset: Dataset, protocol: str, dev_folds: Sequence[int]) -> Split:
-    """Train on all speakers but those tested in ``dev_folds``, who are dev; ``test`` is empty.
+    """Train on all speakers but those tested in ``dev_folds``, whose clips, unaltered, are dev; ``test`` is empty.
 
     Raises
     ------
@@ -78,13 +79,29 @@ def build_study_split(dataset: Dataset, protocol: str, dev_folds: Sequence[int])
     if not found.speaker_disjoint:
         raise StudyError(f"{protocol} does not keep speakers apart; study pooled-speaker or another of that kind")
     held_out = {name for fold in dev_folds for names in list_test_speakers(found, fold).values() for name in names}
-    own = [row for row, clip in enumerate(dataset.utterances)
-           if clip.corpus in found.corpora and clip.emotion in found.classes]  # fmt: skip
-    dev = np.array([row for row in own if dataset.utterances[row].speaker_id in held_out], dtype=np.int64)
-    train = np.array([row for row in own if dataset.utterances[row].speaker_id not in held_out], dtype=np.int64)
+    clips = dataset.utterances
+    own = [row for row, clip in enumerate(clips) if clip.corpus in found.corpora and clip.emotion in found.classes]
+    dev = np.array(
+        [row for row in own if clips[row].speaker_id in held_out and clips[row].source_id is None], dtype=np.int64
+    )
+    train = np.array([row for row in own if clips[row].speaker_id not in held_out], dtype=np.int64)
     if not len(dev) or not len(train):
         raise StudyError(f"dev folds {list(dev_folds)} leave no clip to {'train' if len(dev) else 'score'} on")
     return Split(found.name, 0, found.classes, train, dev, np.zeros(0, np.int64), ())
+
+
+def _identify(dataset: Dataset, split: Split, dev_folds: Sequence[int]) -> dict[str, Any]:
+    """Collect what two trials must share to be compared, and to be read back: protocol, speakers, and the sound itself.
+
+    Of the unaltered clips: variations may differ in the copies they make of them.
+    """
+    rows = [row for row in (*split.train, *split.dev) if dataset.utterances[row].source_id is None]
+    sound = sorted((dataset.utterances[row].utterance_id, dataset.waveforms.digests[row]) for row in rows)
+    return {
+        "protocol": split.protocol,
+        "dev_folds": list(dev_folds),
+        "data": hashlib.sha256(json.dumps(sound).encode()).hexdigest()[:16],
+    }
 
 
 def run_trial(
@@ -125,7 +142,7 @@ def run_trial(
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
         "seed": seed,
-        "dev_folds": list(dev_folds),
+        **_identify(dataset, split, dev_folds),
         "n_train": len(split.train),
         "n_parameters": n_parameters(networks_of(model)),
         "train_war": history.rows[-1]["train_war"],
@@ -177,12 +194,13 @@ def run_study(
     recipes = {change: vary(recipe, change) for change in wanted}
     corpora = None if get_protocol(protocol).optional_corpora else get_protocol(protocol).corpora
     dataset = load_dataset(root, corpora, recipe=recipe, progress=on_decode)
-    build_study_split(dataset, protocol, dev_folds)
+    identity = _identify(dataset, build_study_split(dataset, protocol, dev_folds), dev_folds)
     trials = [(change, seed) for seed in seeds for change in wanted]
     folders = {(change, seed): run_dir / recipes[change].hash / f"seed-{seed}" for change, seed in trials}
-    open_trials = [trial for trial in trials if not _is_finished(folders[trial], conditions)]
+    open_trials = [trial for trial in trials if not _is_finished(folders[trial], identity, conditions)]
     shared = (root, corpora, protocol, tuple(dev_folds), conditions, accelerator)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_process)
+    try:
         running = {
             pool.submit(_run_trial_alone, recipes[change].to_json(), folders[change, seed], seed, *shared): (
                 change,
@@ -194,9 +212,15 @@ def run_study(
             result = done.result()
             if on_trial is not None:
                 on_trial(*running[done], result)
+    except BaseException:  # one has failed, or Ctrl-C: those under way end too, and go on where they were next time
+        workers = list((pool._processes or {}).values())  # it has no public way to end them
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown()
     found = {trial: json.loads((folders[trial] / "result.json").read_text()) for trial in trials}
-    if any(result["dev_folds"] != list(dev_folds) for result in found.values()):
-        raise StudyError(f"{run_dir} holds a study with other dev folds; choose another folder or remove it")
     return list(summarise_study(wanted, seeds, found))
 
 
@@ -231,9 +255,16 @@ def _mean_lost(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([result["lost"][name] for result in results])) for name in results[0]["lost"]}
 
 
-def _is_finished(folder: Path, conditions: bool) -> bool:
+def _is_finished(folder: Path, identity: dict[str, Any], conditions: bool) -> bool:
+    """Whether a trial has all of its result; one of earlier versions, which did not say of what data, has not."""
     path = folder / "result.json"
-    return path.exists() and (not conditions or "lost" in json.loads(path.read_text()))
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())
+    if other := [key for key, value in identity.items() if found.get(key, value) != value]:
+        words = " and ".join(key.replace("_", " ") for key in other)
+        raise StudyError(f"{folder.parents[1]} holds a study with other {words}; choose another folder or remove it")
+    return identity.keys() <= found.keys() and (not conditions or "lost" in found)
 
 
 def _begin_process() -> None:

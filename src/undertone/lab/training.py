@@ -2,8 +2,8 @@
 
 A run folder holds ``config.json``, ``log.csv``, TensorBoard events and ``checkpoint.safetensors``. The checkpoint is
 written after every epoch, under a temporary name first; every random number follows from (seed, epoch, batch). A run
-killed at any moment therefore goes on at the epoch it was in and, on CPU, ends with the same weights, bit for bit, as
-one that was never interrupted.
+killed at any moment therefore goes on at the epoch it was in and, on CPU with as many threads, ends with the same
+weights, bit for bit, as one that was never interrupted. While one process trains in a folder, another is refused.
 """
 
 import copy
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from safetensors import safe_open
 from safetensors.torch import save
@@ -145,12 +146,13 @@ def fit(
     Raises
     ------
     TrainingError
-        If ``run_dir`` holds a run of something else.
+        If ``run_dir`` holds a run of something else, or another process trains in it.
     """
     fabric = fabric or make_fabric(precision=recipe.precision)
     fabric.launch()
     if not recipe.members:
-        return _fit_one(recipe, classes, train, dev, run_dir, seed, fabric, on_epoch)
+        with _alone_in(run_dir, fabric):
+            return _fit_one(recipe, classes, train, dev, run_dir, seed, fabric, on_epoch)
     run_dir.mkdir(parents=True, exist_ok=True)
     _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
     n_epochs = sum(count_epochs(member.training, len(train)) for member in recipe.members)
@@ -158,13 +160,34 @@ def fit(
     for member in recipe.members:
         before = len(together.rows)
         report = None if on_epoch is None else lambda done, _, row, n=before: on_epoch(n + done, n_epochs, row)
-        model, history = _fit_one(member, classes, train, dev, run_dir / member.name, seed, fabric, report)
+        with _alone_in(run_dir / member.name, fabric):
+            model, history = _fit_one(member, classes, train, dev, run_dir / member.name, seed, fabric, report)
         models.append(model)
         together.rows += [{**row, "epoch": before + row["epoch"]} for row in history.rows]
         together.best_epoch = before + history.best_epoch
     ensemble = Ensemble(models).eval()
     together.best_uar = _score_dev(ensemble, dev, None).get("dev_uar", -1.0)
     return ensemble, together
+
+
+@contextmanager
+def _alone_in(run_dir: Path, fabric: Fabric) -> Iterator[None]:
+    """Keep other processes out of a run folder: what one has finished, another would overwrite."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not fabric.is_global_zero:
+        yield
+        return
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(
+            f"another process is training in {run_dir}; wait for it or stop it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @_tiny_numbers_as_zero()
@@ -179,9 +202,8 @@ def _fit_one(
     fabric: Fabric,
     on_epoch: Callable[[int, int, dict[str, float]], None] | None,
 ) -> tuple[EmotionModel, History]:
-    """Train one network, as :func:`fit` says."""
+    """Train one network, as :func:`fit` says; the caller sees to it that no other process does."""
     config = recipe.training
-    run_dir.mkdir(parents=True, exist_ok=True)
     _claim(run_dir, _describe(recipe, classes, train, dev, seed, fabric), writes=fabric.is_global_zero)
 
     torch.manual_seed(seed)
@@ -194,7 +216,8 @@ def _fit_one(
     network, optimizer = fabric.setup(network, optimizer)
     average = fabric.to_device(average).eval().requires_grad_(False)
     n_epochs = count_epochs(config, len(train))
-    schedule = _build_schedule(optimizer, config, n_epochs * len(epoch_batches(train, recipe, seed, 0)), fabric)
+    n_batches = n_epochs * len(epoch_batches(train, recipe, seed, 0))
+    schedule = _build_schedule(optimizer, config, n_batches, fabric, _monitored(config, dev))
     history, best = History(), _copy_of(average)
     if (run_dir / CHECKPOINT).exists():
         history, best = _restore(run_dir / CHECKPOINT, front_end, network, average)
@@ -217,9 +240,8 @@ def _fit_one(
         network.train()
         losses, n_clips, n_hits = [], 0, 0
         batches = own_batches(epoch_batches(train, recipe, seed, epoch), fabric)
-        for features, n_valid, target, clip_weight, rows in _draw(
-            train, batches, recipe, seed, epoch, weight, front_end, stores and stores[0], fabric
-        ):
+        drawn = _draw(train, batches, recipe, seed, epoch, weight, front_end, stores and stores[0], fabric)
+        for step, (features, n_valid, target, clip_weight, rows) in enumerate(drawn, epoch * len(batches) + 1):
             allowed = fabric.to_device(torch.from_numpy(train.allowed[rows])) | (target > 0)
             output = network(features.contiguous(), n_valid)
             loss = _loss(output, target, clip_weight, allowed, config.frame_loss)
@@ -231,7 +253,6 @@ def _fit_one(
             if config.schedule == "one-cycle":
                 schedule.step()
             if config.ema:
-                step = schedule.last_epoch
                 _average_weights(average, network, min(config.ema, (1 + step) / (10 + step)))
             losses.append(float(loss.detach()))
             if not np.isfinite(losses[-1]):
@@ -250,7 +271,7 @@ def _fit_one(
         row["clips_per_second"] = round(n_clips / row["seconds"], 1)
         row |= _score_dev(EmotionModel(front_end, average), dev, stores and stores[1])
         if config.schedule == "plateau":
-            schedule.step(row.get(config.plateau_monitor, row["train_loss"]))
+            schedule.step(row[_monitored(config, dev)])
         history.rows.append(row)
         if _is_choice(history, config, n_epochs):
             history.best_epoch, history.best_uar = epoch + 1, row.get("dev_uar", -1.0)
@@ -367,10 +388,15 @@ def _build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.
     return kinds[config.optimizer](groups, lr=config.lr, fused=True)
 
 
-def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabric: Fabric) -> Any:
+def _monitored(config: TrainingConfig, dev: LabelledClips | None) -> str:
+    """Return what a plateau is one of: the training loss where the recipe names a figure of dev, and there is none."""
+    return config.plateau_monitor if dev is not None and len(dev) else "train_loss"
+
+
+def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabric: Fabric, monitored: str) -> Any:
     if config.schedule == "plateau":  # patience counts as Keras does: lower after so many epochs, not one more
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="min" if config.plateau_monitor.endswith("loss") else "max", factor=config.plateau_factor,
+            optimizer, mode="min" if monitored.endswith("loss") else "max", factor=config.plateau_factor,
             patience=max(0, config.plateau_patience - 1), threshold=1e-4, threshold_mode="abs",
             min_lr=config.plateau_min_lr)  # fmt: skip
     if config.schedule == "constant":
@@ -381,6 +407,7 @@ def _build_schedule(optimizer: Any, config: TrainingConfig, n_batches: int, fabr
         [group["lr"] for group in optimizer.param_groups],
         steps,
         pct_start=max(config.warmup, 2 / steps),  # a rise of one step would be a division by zero
+        cycle_momentum=config.optimizer != "rmsprop",  # whose momentum is none
     )
 
 
@@ -435,8 +462,9 @@ def _is_choice(history: History, config: TrainingConfig, n_epochs: int) -> bool:
 
 
 def _is_over(history: History, config: TrainingConfig) -> bool:
-    """Whether the run stops early: the choice has not improved for ``early_stop`` epochs."""
-    return bool(config.early_stop) and len(history.rows) - max(history.best_epoch, 0) >= config.early_stop
+    """Whether the run stops early: something has been chosen, and was not improved on for ``early_stop`` epochs."""
+    has_choice = history.best_epoch >= 0
+    return bool(config.early_stop) and has_choice and len(history.rows) - history.best_epoch >= config.early_stop
 
 
 # ---------------------------------------------------------------------------------------------- run folder

@@ -59,6 +59,8 @@ FEATURE_SETS: dict[str, dict[str, Any]] = {
     "spectral": _SPECTRAL,
     "mfcc": _SPECTRAL | {"parts": _SPECTRAL["parts"][:1]},
     "prosody+spectral": {"kind": "stack", "parts": [{"kind": "prosody-functionals"}, _SPECTRAL]},
+    "egemaps": {"kind": "opensmile", "feature_set": "eGeMAPSv02"},
+    "compare-2016": {"kind": "opensmile", "feature_set": "ComParE_2016"},
 }
 DEFAULT_FEATURES = "prosody"
 
@@ -377,7 +379,7 @@ def build_vector_features(section: Mapping[str, Any]) -> Feature:
     """
     try:
         features = build_features(section)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise ZooError(f"[features]: {error}") from error
     if features.n_frames != 1:
         raise ZooError(

@@ -237,6 +237,18 @@ def test_the_final_split_of_some_corpora_has_their_classes_alone(world):
     assert len({own[row].speaker_id for row in split.dev}) == 6
 
 
+def test_what_can_spare_no_dev_has_none_and_says_so(world):
+    own = [clip for clip in world if clip.corpus in ("savee", "tess")]
+    split = build_final_split(own)
+    assert len(split.train) == len(own) and not split.dev.size
+    assert "there is no dev part: no speaker could be spared" in split.notes[-1]
+    two = [clip for clip in world if clip.corpus in ("ravdess", "tess")]
+    folds = list(CORPUS_CLASSES)
+    tests_ravdess = build_split("leave-one-corpus-out", two, folds.index("ravdess"))  # whose speakers would be dev
+    assert {two[row].corpus for row in tests_ravdess.train} == {"tess"} and not tests_ravdess.dev.size
+    assert len(speakers_of(two, build_split("leave-one-corpus-out", two, folds.index("tess")).dev)) == 2
+
+
 @pytest.mark.parametrize(("name", "share", "classes"), [("pooled-random", 0.2, 7), ("crema-d-random", 0.2, 6)])
 def test_random_protocols_deal_out_clips(world, name, share, classes):
     split = build_split(name, world, 0)

@@ -79,6 +79,7 @@ def sections():
         "resize": {"kind": "resize", "n_frames": 50, "parts": [image]},
         "fixed-frames": {"kind": "fixed-frames", "n_frames": 33, "pad_value": -3.0, "parts": [mfcc]},
         "ravel": {"kind": "ravel", "n_frames": 20, "parts": [zcr, rms, mfcc]},
+        "ravel, closed up": {"kind": "ravel", "n_frames": 60, "close_up": True, "parts": [zcr, rms, mfcc]},
         "functionals": {"kind": "functionals", "statistics": ALL_STATISTICS, "parts": [mel, mfcc, rms]},
         "excerpt": {
             "kind": "excerpt",
@@ -140,7 +141,7 @@ def test_gradients_are_finite_on_sound_and_on_silence(name, modules, batch):
 
 
 def test_exported_graph_agrees_with_torch(export_features, modules, rng):
-    modules = {name: modules[name] for name in ("resize", "fixed-frames", "ravel")}
+    modules = {name: modules[name] for name in ("resize", "fixed-frames", "ravel", "ravel, closed up")}
     modules["uneven"] = Stack([LogMel(8), LastFrameMissing()])
     modules["functionals"] = Functionals([Mel(16)], [*STATISTICS, "p05"])
     run_graph = export_features(modules)
@@ -260,6 +261,16 @@ def test_ravel_is_frame_by_frame_and_part_by_part(rng):
     names = Ravel([ZeroCrossingRate(400, 160), MFCC(2)], 2).names
     assert names == ["zcr_at_000", "zcr_at_001", "mfcc_000_at_000", "mfcc_001_at_000", "mfcc_000_at_001",
                      "mfcc_001_at_001"]  # fmt: skip
+
+
+def test_a_raveled_row_closes_up_as_a_filled_table_does(rng):
+    """Rows of different length, joined before they are filled up: zeros stand behind the last part only."""
+    ones = [rng.standard_normal((1, n)) for n in (7, 6, 4, 1)]
+    threes = [rng.standard_normal((3, n)) for n in (7, 6, 4, 1)]
+    raveled, _ = run(Ravel([Given(ones), Given(threes)], 6, close_up=True))
+    for ours, one, three in zip(raveled[:, :, 0], ones, threes, strict=True):
+        joined = np.concatenate([one[0, :6], three[:, :6].T.ravel()])
+        np.testing.assert_allclose(ours, np.pad(joined, (0, 24 - len(joined))), rtol=1e-6)
 
 
 # ---- functionals ----

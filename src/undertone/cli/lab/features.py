@@ -57,8 +57,9 @@ def features(
     stops nothing.
 
     Sets of features are [bold]prosody[/bold] (pitch, loudness, voice quality, pauses), [bold]mfcc[/bold],
-    [bold]spectral[/bold] (MFCC and mel bands), [bold]prosody+spectral[/bold], and [bold]all[/bold]. A recipe gives
-    what its network gets, before it is normalised.
+    [bold]spectral[/bold] (MFCC and mel bands), [bold]prosody+spectral[/bold], [bold]all[/bold], and openSMILE's
+    [bold]egemaps[/bold] and [bold]compare-2016[/bold] (pip install 'undertone\[egemaps]'). A recipe gives what its
+    network gets, before it is normalised.
 
     [bold]Examples[/bold]
 

@@ -17,7 +17,7 @@ from undertone.cli.lab.options import (
     training_progress,
 )
 from undertone.cli.plain_help import Command
-from undertone.cli.terminal import printable
+from undertone.cli.terminal import fail, printable
 
 
 @app.command("table", cls=Command)
@@ -60,11 +60,15 @@ def table(
     All of it takes days on two cores. Stop at any moment: the same command goes
     on from there, and evaluations that are finished are never run again.
     """
-    from undertone.lab.results import finished, plan_jobs, run_job, write_pages
+    from undertone.lab.recipes import recipe_names
+    from undertone.lab.results import finished, keep_counts, plan_jobs, run_job, write_pages
 
+    if unknown := sorted(set(recipes or ()) - set(recipe_names())):
+        fail(f"no recipe of undertone's is called {unknown[0]!r}; there are: {', '.join(recipe_names())}")
     processor, root = check_processor(accelerator), need_root(data)
     planned = plan_jobs(recipes, unseen_share=unseen_share)
     folder = out.with_suffix("")
+    keep_counts(root, folder)
     for job in finished(planned, RUNS) if only_finished else planned:
         typer.echo(f"{job.recipe.name} under {job.protocol}", err=True)
         with training_progress() as on_epoch:

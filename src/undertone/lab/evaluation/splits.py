@@ -123,6 +123,10 @@ def _build(
     if joins_dev:
         found = replace(found, dev={}, dev_fraction=0.0)
     tested = list_test_speakers(found, fold)
+    if found.optional_corpora:  # dev is of those that are there and not tested
+        held = {speaker for speakers in tested.values() for speaker in speakers}
+        free = {utterance.corpus for utterance in utterances if utterance.speaker_id not in held}
+        found = replace(found, dev={corpus: numbers for corpus, numbers in found.dev.items() if corpus in free})
     _check_arguments(found, utterances, tested, extra_train, digests)
     own = _select(utterances, found.corpora, found.classes)
     extra = _select(utterances, tuple(extra_train), found.classes)
@@ -140,7 +144,7 @@ def _build(
 def build_final_split(
     utterances: Sequence[UtteranceLike], *, digests: Sequence[str] | None = None, joins_dev: bool = False
 ) -> Split:
-    """Build the split of a model to be shipped: all is train but two RAVDESS and six CREMA-D dev speakers.
+    """Build the split of a model to be shipped: all is train but two RAVDESS and six CREMA-D dev speakers, if there.
 
     With ``joins_dev`` these are trained on, too. ``test`` is empty: such a model is measured by the folds of
     ``pooled-speaker``, not on its own data. Its classes are the emotions that the corpora among ``utterances`` have.

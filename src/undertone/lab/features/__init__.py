@@ -17,6 +17,7 @@ from typing import Any
 from undertone.audio import SAMPLE_RATE
 from undertone.lab.features.cepstral import MFCC, delta, with_deltas
 from undertone.lab.features.compose import Excerpt, FixedFrames, Functionals, GroupBands, Ravel, Resize, Stack
+from undertone.lab.features.egemaps import OpenSmile
 from undertone.lab.features.feature import Feature, frame_mask
 from undertone.lab.features.front_end import FrontEnd, InputConfig
 from undertone.lab.features.harmonic import Chroma, Harmonic, Percussive, SpectralContrast, Tonnetz
@@ -40,6 +41,7 @@ FEATURES: dict[str, type[Feature]] = {
     "loudness": Loudness,
     "mel": Mel,
     "mfcc": MFCC,
+    "opensmile": OpenSmile,
     "percussive": Percussive,
     "pitch": Pitch,
     "poly": PolyFeatures,

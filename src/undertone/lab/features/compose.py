@@ -290,13 +290,16 @@ class Ravel(Composite):
     ----------
     n_frames
         Frames taken of each part; those that a clip does not have are 0.
+    close_up
+        Of a clip that does not have them all, the parts move up to one another, and the zeros stand behind the last:
+        what a table gives whose short rows are filled up. Values then stand under the names of other clips' frames.
     """
 
     label = "ravel"
 
-    def __init__(self, parts: Sequence[Feature], n_frames: int):
+    def __init__(self, parts: Sequence[Feature], n_frames: int, close_up: bool = False):
         super().__init__(parts)
-        self.n_taken = _check_frames(n_frames)
+        self.n_taken, self.close_up = _check_frames(n_frames), close_up
         self.n_features, self.n_frames = n_frames * sum(part.n_features for part in parts), 1
 
     @property
@@ -309,7 +312,20 @@ class Ravel(Composite):
     def combine(self, outputs: Sequence[Output]) -> Output:
         """One vector per clip."""
         vectors = [_fix_frames(features, self.n_taken).transpose(1, 2).flatten(1) for features, _ in outputs]
-        return torch.cat(vectors, dim=1)[:, :, None], torch.ones_like(outputs[0][1])
+        row = torch.cat(vectors, dim=1)
+        if self.close_up:
+            row = self._move_up(row, [n_valid for _, n_valid in outputs])
+        return row[:, :, None], torch.ones_like(outputs[0][1])
+
+    def _move_up(self, row: Tensor, n_valid: Sequence[Tensor]) -> Tensor:
+        """Values (batch, n) of which each part has but so many frames, without the zeros between the parts."""
+        index = torch.arange(self.n_features, device=row.device)[None]
+        source, start, offset = index, torch.zeros_like(n_valid[0]), 0
+        for part, n in zip(self.members, n_valid, strict=True):
+            source = torch.where(index >= start[:, None], index - start[:, None] + offset, source)
+            start = start + n.clamp_max(self.n_taken) * part.n_features
+            offset += self.n_taken * part.n_features
+        return row.gather(1, source.clamp_max(self.n_features - 1)) * (index < start[:, None])
 
 
 class Functionals(Composite):

@@ -1,16 +1,20 @@
 """eGeMAPSv02 and ComParE 2016, the field's two published feature sets, computed by openSMILE (extra ``egemaps``).
 
 openSMILE and these sets come under audEERING's own licence, which allows research and no commercial product:
-https://github.com/audeering/opensmile-python/blob/main/LICENSE. They are plain functions from a clip to a vector of
-functionals and no part of an exported graph; ``prosody-functionals`` is a set of our own that is.
+https://github.com/audeering/opensmile-python/blob/main/LICENSE. They are for tables and for the classic estimators, and
+no part of a model file; ``prosody-functionals`` is a set of our own that is.
 """
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from undertone.audio import SAMPLE_RATE
+from undertone.lab.features.feature import Feature
 
 N_EGEMAPS, N_COMPARE_2016 = 88, 6_373
 # openSMILE casts waveform * 32768 to int16, where a sample of exactly 1.0 wraps round to -32768.
@@ -76,13 +80,61 @@ def below_full_scale(waveform: np.ndarray) -> np.ndarray:
     return waveform if peak <= HIGHEST_SAMPLE else waveform * (HIGHEST_SAMPLE / peak)
 
 
+class OpenSmile(Feature):
+    """openSMILE's functionals as a vector per clip, (batch, n_values, 1); NaN where a clip is too short for them.
+
+    Computed clip by clip on the processor, without gradients.
+
+    Parameters
+    ----------
+    feature_set
+        ``eGeMAPSv02`` (88 values) or ``ComParE_2016`` (6,373).
+    sample_rate
+        Hz of the waveform.
+
+    Raises
+    ------
+    ImportError
+        If opensmile is missing.
+    """
+
+    in_graph = False
+    n_frames = 1
+
+    def __init__(self, feature_set: str = "eGeMAPSv02", *, sample_rate: int = SAMPLE_RATE):
+        super().__init__()
+        sizes = {"eGeMAPSv02": N_EGEMAPS, "ComParE_2016": N_COMPARE_2016}
+        if feature_set not in sizes:
+            raise ValueError(f"feature_set must be one of {', '.join(sizes)}; got {feature_set!r}")
+        self.feature_set, self.sample_rate, self.n_features = feature_set, sample_rate, sizes[feature_set]
+        _extractor(feature_set)  # says at once if it is missing
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the values, as openSMILE gives them."""
+        return list(_extractor(self.feature_set).feature_names)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """One vector per clip."""
+        rows = np.full((len(waveform), self.n_features), np.nan, np.float32)
+        for row, clip, n in zip(rows, waveform.cpu().numpy(), lengths.tolist(), strict=True):
+            with suppress(TooShortError):
+                row[:] = _compute(self.feature_set, clip[:n], self.sample_rate)
+        return torch.from_numpy(rows).to(waveform.device)[:, :, None], torch.ones_like(lengths)
+
+
+class TooShortError(ValueError):
+    """A clip in which openSMILE finds nothing."""
+
+
 def _compute(feature_set: str, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
         raise ValueError(f"expected finite samples of shape (n_samples,), got an array of shape {waveform.shape}")
     quieter = below_full_scale(np.asarray(waveform, dtype=np.float32))
     functionals = _extractor(feature_set).process_signal(quieter, sample_rate).to_numpy(np.float32)[0]
     if np.isnan(functionals).any():
-        raise ValueError(f"a clip of {waveform.size / sample_rate:.3f} s is too short for {feature_set}")
+        raise TooShortError(f"a clip of {waveform.size / sample_rate:.3f} s is too short for {feature_set}")
     return functionals
 
 

@@ -59,12 +59,15 @@ class Feature(nn.Module):
         That fixed number; None where frames follow the clip's length. A vector per clip is one frame.
     label
         Word that names the rows; see ``names``.
+    in_graph
+        Whether it can be part of a model file.
     """
 
     n_features: int
     frames_per_second: float | None = None
     n_frames: int | None = None
     label: str = "feature"
+    in_graph: bool = True
 
     @property
     def names(self) -> list[str]:

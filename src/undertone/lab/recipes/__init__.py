@@ -327,6 +327,8 @@ def _check_copies(copies: list[dict[str, Any]]) -> None:
     names = [copy.get("name") for copy in copies]
     if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
         raise RecipeError(f"each of [[copies]] needs a name of its own, got {names}")
+    if odd := [name for name in names if set(name) & set("/\\#\0")]:
+        raise RecipeError(f"a name of [[copies]] is part of a file's name: no slash, '#' or zero, got {odd[0]!r}")
     for copy in copies:
         if unknown := sorted(set(copy) - {"name", "steps"}):
             raise RecipeError(f"unknown key {unknown[0]!r} in [[copies]]; there are: name, steps")
@@ -365,8 +367,8 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[EmotionModel]):
         super().__init__()
         self.members = nn.ModuleList(members)
-        hops_s = {member.frame_hop_s for member in members}
-        self.frame_hop_s = hops_s.pop() if len(hops_s) == 1 else None
+        timings = {(member.frame_hop_s, member.front_end.config) for member in members}
+        self.frame_hop_s = timings.pop()[0] if len(timings) == 1 else None
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Output:
         """Output for waveforms (batch, n_samples) with ``lengths`` (batch,) valid samples."""
