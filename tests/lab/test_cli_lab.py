@@ -138,6 +138,8 @@ def test_commands_come_in_the_order_in_which_one_needs_them(undertone):
         "evaluate",
         "test",
         "export",
+        "compare",
+        "audit",
         "search",
         "study",
         "table",
@@ -162,6 +164,36 @@ def test_recipes(undertone):
     text = undertone("recipes").stdout
     for row in rows:
         assert f"{row['name']}  {row['n_parameters']:,} parameters" in text
+
+
+# ---- compare and audit ----
+
+
+def test_compare_says_which_run_is_which_and_how_far_apart(undertone, evaluated):
+    run_dir = evaluated[0]
+    result = undertone("compare", run_dir, run_dir)
+    assert result.exit_code == 0
+    assert "A  tiny, ravdess-speaker, folds 0, 1, 2, 3, 4, 5, seed 0" in result.stdout
+    assert "A - B: +0.000 [+0.000, +0.000], p = 1" in result.stdout
+    assert read_strictly(undertone("compare", run_dir, run_dir, "--json").stdout)["left_out"] == [0, 0]
+    alone = undertone("compare", run_dir)
+    assert alone.exit_code and "give two runs or more" in alone.stderr
+
+
+def test_audit_of_a_table_tells_by_its_exit_code(undertone, tmp_path):
+    table = tmp_path / "split.csv"
+    for speaker, code, words in ((2, 0, "nothing leaks"), (1, 1, "IT LEAKS")):
+        table.write_text(f"path,speaker,split\na.wav,1,train\nb.wav,{speaker},test\n")
+        result = undertone("audit", table)
+        assert (result.exit_code, words in result.stdout) == (code, True)
+        assert read_strictly(undertone("audit", table, "--json").stdout)["leaks"] == bool(code)
+    missing = undertone("audit", tmp_path / "nothing.csv")
+    assert missing.exit_code == 2 and "nothing.csv" in missing.stderr and "Traceback" not in missing.stderr
+
+
+def test_a_table_of_a_recipe_that_is_not_ours_is_refused_before_any_training(undertone, tmp_path):
+    result = undertone("table", "mine.toml", "--data", tmp_path, "--out", tmp_path / "results.md")
+    assert result.exit_code == 2 and "no recipe of undertone's is called 'mine.toml'" in result.stderr
 
 
 # ---- corpora ----

@@ -1,9 +1,9 @@
 """``undertone lab``: corpora, training, evaluation and export, a file of commands each."""
 
-from undertone.cli.lab import corpora, explore, features, search, study, table, training
+from undertone.cli.lab import compare, corpora, explore, features, search, study, table, training
 from undertone.cli.lab.options import app
 
-__all__ = ["app", "corpora", "explore", "features", "search", "study", "table", "training"]
+__all__ = ["app", "compare", "corpora", "explore", "features", "search", "study", "table", "training"]
 
 
 @app.callback()

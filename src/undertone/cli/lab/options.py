@@ -13,7 +13,8 @@ from undertone.cli.plain_help import Group
 from undertone.cli.terminal import complain, fail
 
 RUNS = Path("runs")
-COMMANDS = ["corpora", "recipes", "train", "evaluate", "test", "export", "search", "study", "table", "features"]
+COMMANDS = ["corpora", "recipes", "train", "evaluate", "test", "export", "compare", "audit", "search", "study",
+            "table", "features"]  # fmt: skip
 EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 
 
