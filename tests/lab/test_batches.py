@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from undertone.lab import batches, training
 from undertone.lab.batches import FeatureStore, is_fixed
+from undertone.lab.data import pad_batch, to_float
 from undertone.lab.recipes import TrainingConfig, build_model, parse_recipe
 from undertone.lab.training import CHECKPOINT, History, compute_logits, fit
 
@@ -111,6 +112,58 @@ def test_features_are_computed_once_only_where_nothing_changes_them():
     assert is_fixed(front_end, recipe)
     assert not is_fixed(front_end, recipe.with_training(max_clip_s=1.0))
     assert not is_fixed(front_end, replace(recipe, augment=replace(recipe.augment, gain_db=3.0)))
+
+
+# ---- what happens to a batch on its way ----
+
+
+@pytest.fixture
+def augmented(make_recipe, make_labelled):
+    """Function (**augment) -> (plain, altered) batches: features, valid frames, targets, weights."""
+    clips = make_labelled(4, seed=5)
+    waveform, lengths = pad_batch([to_float(clip) for clip in clips.waveforms.clips])
+    values = (waveform, lengths, batches.soft_target(clips, np.arange(len(clips)), 0.0), np.ones(len(clips), "f4"))
+    off = dict.fromkeys(("speed", "gain_db", "noise_probability", "tempo", "warp", "mixup_alpha"), 0.0)
+    off |= dict.fromkeys(("n_band_masks", "n_time_masks"), 0)
+
+    def run(**augment):
+        recipe = make_recipe(augment={**off, **augment})
+        front_end = build_model(recipe, len(CLASSES)).front_end.eval()
+        config = [replace(recipe.augment, **{key: off[key] for key in off}), recipe.augment]
+        return [batches.augment_batch(front_end, [torch.from_numpy(value) for value in values], own,
+                                      np.random.default_rng(1)) for own in config]  # fmt: skip
+
+    return run
+
+
+def test_masks_reach_the_features_of_a_batch(augmented):
+    """Whole bands, and whole stretches of time, are at zero, and nothing else has changed."""
+    for name, axis in (("n_band_masks", 2), ("n_time_masks", 1)):
+        (plain, *_), (altered, *_) = augmented(**{name: 1, "max_mask_bands": 5, "max_mask_s": 0.15})
+        hidden = altered != plain
+        assert hidden.any() and not altered[hidden].any()
+        whole = (altered == 0).all(dim=axis)
+        assert (hidden <= whole.unsqueeze(axis)).all()
+
+
+def test_mixup_reaches_features_targets_and_weights(augmented):
+    plain, altered = augmented(mixup_alpha=5.0, mixup_probability=1.0)
+    (shares,) = {round(float(value), 4) for value in altered[2].max(dim=1).values if value < 0.9999}
+    share = max(shares, 1 - shares)
+    partner = [
+        next(row for row in range(len(plain[0])) if torch.allclose(
+            mixed, share * own + (1 - share) * plain[0][row], atol=1e-3) or torch.allclose(
+            mixed, (1 - share) * own + share * plain[0][row], atol=1e-3))
+        for own, mixed in zip(plain[0], altered[0], strict=True)
+    ]  # fmt: skip
+    assert sorted(partner) == list(range(len(partner)))
+    torch.testing.assert_close(altered[2].sum(dim=1), torch.ones(len(partner)))
+    assert (altered[1] == torch.maximum(plain[1], plain[1][partner])).all()
+
+
+def test_without_augmentation_a_batch_is_its_features(augmented):
+    plain, altered = augmented()
+    assert all(torch.equal(one, other) for one, other in zip(plain, altered, strict=True))
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("rmsprop", "RMSprop")])

@@ -161,6 +161,12 @@ def test_recipes(undertone):
     [own] = [row for row in rows if row["name"] == "undertone-small"]
     assert own["hash"] == load_recipe("undertone-small").hash
     assert 10_000 < own["n_parameters"] <= 2_000_000
+    published = {
+        "nathaniel-2dcnn": 3_525_672,
+        "dhavan-simplernn": 362_630,
+        "flask-cnn1d": 5_620_359,
+    }  # stated
+    assert {row["name"]: row["n_parameters"] for row in rows if row["name"] in published} == published
     text = undertone("recipes").stdout
     for row in rows:
         assert f"{row['name']}  {row['n_parameters']:,} parameters" in text
@@ -189,6 +195,13 @@ def test_audit_of_a_table_tells_by_its_exit_code(undertone, tmp_path):
         assert read_strictly(undertone("audit", table, "--json").stdout)["leaks"] == bool(code)
     missing = undertone("audit", tmp_path / "nothing.csv")
     assert missing.exit_code == 2 and "nothing.csv" in missing.stderr and "Traceback" not in missing.stderr
+
+
+def test_features_of_a_library_are_refused_for_export_before_the_search(undertone, tmp_path):
+    pytest.importorskip("opensmile")
+    out = tmp_path / "zoo.onnx"
+    result = undertone("search", "zoo", "--features", "egemaps", "--export", out, "--data", tmp_path)
+    assert result.exit_code == 2 and "cannot be part of a model file" in result.stderr
 
 
 def test_a_table_of_a_recipe_that_is_not_ours_is_refused_before_any_training(undertone, tmp_path):

@@ -12,6 +12,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 
 from undertone.lab.estimator import EmotionClassifier, EstimatorError, as_clips
+from undertone.lab.features import XVector
+from undertone.lab.recipes import recipe_names
 from undertone.lab.search import to_toml
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
@@ -63,6 +65,19 @@ def test_fits_and_answers(classifier, sounds):
     assert (classifier.classes_[probs.argmax(axis=1)] == classifier.predict(X)).all()
     assert classifier.score(X, y) > 0.9
     np.testing.assert_allclose(classifier.predict_proba(X[:3]), probs[:3], atol=1e-4)  # one by one as in a batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_an_estimator(name, sounds, monkeypatch):
+    """One epoch; the x-vectors' own training is left out, which ``test_xvector.py`` has."""
+    monkeypatch.setattr(XVector, "fit_to", lambda self, *_, **__: self.is_fitted.fill_(True))
+    X, y, groups = sounds
+    classifier = clone(EmotionClassifier(name, epochs=1, accelerator="cpu")).fit(X, y, groups=groups)
+    probs = classifier.predict_proba(X[:6])
+    assert probs.shape == (6, 3)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
+    assert set(classifier.predict(X[:6])) <= set(WORDS)
 
 
 def test_clone_and_parameters(classifier):

@@ -234,6 +234,25 @@ def test_a_fold_of_other_audio_under_the_same_names_is_refused(make_ravdess, qui
             evaluate(root, PROTOCOL, quick_recipe, tmp_path / "run", **arguments)
 
 
+def test_speaker_embeddings_learn_from_training_clips_and_no_others(dataset, monkeypatch, tmp_path):
+    from undertone.lab.features import XVector
+
+    heard = []
+
+    def fit_to(self, clips, speaker, *, seed):
+        heard.append([clip.tobytes() for clip in clips])
+        assert len(speaker) == len(clips)
+        self.is_fitted.fill_(True)
+
+    monkeypatch.setattr(XVector, "fit_to", fit_to)
+    recipe = load_recipe("dhavan-cnnlstm-xvec").with_training(epochs=1)
+    result = run_fold(dataset, PROTOCOL, recipe, 2, tmp_path, accelerator="cpu")
+    clips = {clip.utterance_id: samples.tobytes()
+             for clip, samples in zip(dataset.utterances, dataset.waveforms.clips, strict=True)}  # fmt: skip
+    held_out = {*result["dev"], *(clip["id"] for clip in result["test"])}
+    assert heard == [[samples for name, samples in clips.items() if name not in held_out]]
+
+
 def test_calm_is_left_alone_on_corpora_that_have_no_label_for_it(dataset):
     classes = ("anger", "neutral", "calm")
     rows = [row for row, clip in enumerate(dataset.utterances) if clip.emotion in classes]

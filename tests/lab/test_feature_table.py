@@ -152,12 +152,14 @@ def test_an_image_is_summarised_over_time(recipe_file):
     assert default.statistics == feature_table.STATISTICS
 
 
-@pytest.mark.parametrize("name", ["prosody", "spectral", "mfcc", "prosody+spectral", "all"])
+@pytest.mark.parametrize("name", ["prosody", "spectral", "mfcc", "prosody+spectral", "all", "egemaps"])
 def test_every_set_gives_finite_values_with_names(name, clips, tmp_path):
+    if name == "egemaps":
+        pytest.importorskip("opensmile")
     summary = write_feature_table(clips, load_table_features(name), tmp_path / "table.csv")
     assert name in feature_sets()
     assert len(summary.errors) == 1
-    assert len(summary.columns) == len(set(summary.columns)) > 100
+    assert len(summary.columns) == len(set(summary.columns)) > 80
 
 
 def test_parquet_holds_what_the_csv_holds(clips, tmp_path):

@@ -199,6 +199,12 @@ def export_run(
     return card
 
 
+def check_exportable(module: nn.Module) -> None:
+    """Raise an :class:`ExportError` if a module has features that another library computes."""
+    if outside := [type(part).__name__ for part in module.modules() if not getattr(part, "in_graph", True)]:
+        raise ExportError(f"features that a library computes ({outside[0]}) cannot be part of a model file")
+
+
 def to_onnx(exported: nn.Module) -> bytes:
     """ONNX bytes of a module (waveform, lengths) -> (logits, ...), with a dynamic batch and number of samples.
 
@@ -207,8 +213,7 @@ def to_onnx(exported: nn.Module) -> bytes:
     ExportError
         If the module has features that another library computes.
     """
-    if outside := [type(module).__name__ for module in exported.modules() if not getattr(module, "in_graph", True)]:
-        raise ExportError(f"features that a library computes ({outside[0]}) cannot be part of a model file")
+    check_exportable(exported)
     waveform, lengths = torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
     with torch.no_grad():
         names = OUTPUTS[: len(exported(waveform, lengths))]

@@ -71,6 +71,44 @@ def test_what_is_no_clip_is_refused(waveform):
         egemaps(waveform)
 
 
+@pytest.mark.parametrize("name", ["egemaps", "compare-2016"])
+def test_a_batch_is_its_clips_one_by_one(name, opensmile, make_speech):
+    torch = pytest.importorskip("torch")
+    from undertone.lab.zoo import build_vector_features, feature_section
+
+    clips = [make_speech(1, 0.8), make_speech(2, 0.5)]
+    batch = torch.full((2, len(clips[0])), np.nan)  # behind the shorter clip stands what must not be heard
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip)] = torch.from_numpy(clip)
+    features = build_vector_features(feature_section(name))
+    vectors, n_valid = features(batch, torch.tensor([len(clip) for clip in clips]))
+    alone = [{"egemaps": egemaps, "compare-2016": compare_2016}[name](clip) for clip in clips]
+    np.testing.assert_array_equal(vectors[:, :, 0], np.array(alone))
+    assert n_valid.tolist() == [1, 1] and vectors.shape == (2, features.n_features, 1)
+    assert len(features.names) == features.n_features
+
+
+@pytest.mark.filterwarnings("ignore:Segment too short")
+def test_in_a_batch_a_clip_that_is_too_short_has_no_values(opensmile, make_speech):
+    torch = pytest.importorskip("torch")
+    batch = torch.from_numpy(make_speech(1, 0.5)).repeat(2, 1)
+    vectors, _ = module.OpenSmile()(batch, torch.tensor([batch.shape[1], 400]))
+    assert vectors[0].isfinite().all() and vectors[1].isnan().all()
+
+
+def test_it_is_no_part_of_a_model_file(opensmile):
+    pytest.importorskip("torch")
+    from undertone.lab.export import ExportError, to_onnx
+
+    with pytest.raises(ExportError, match="cannot be part of a model file"):
+        to_onnx(module.OpenSmile())
+
+
+def test_a_set_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="one of eGeMAPSv02, ComParE_2016; got 'IS09'"):
+        module.OpenSmile("IS09")
+
+
 @pytest.mark.filterwarnings("ignore:Segment too short")
 def test_too_short_a_clip_is_refused(opensmile):
     with pytest.raises(ValueError, match=r"a clip of 0.025 s is too short for eGeMAPSv02"):
@@ -82,3 +120,11 @@ def test_missing_library_says_what_to_install(monkeypatch, make_tone):
     module._extractor.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'undertone\[egemaps\]'"):
         egemaps(make_tone())
+    pytest.importorskip("torch")
+    from undertone.lab.feature_table import FeatureTableError, load_table_features
+    from undertone.lab.zoo import ZooError, build_vector_features, feature_section
+
+    with pytest.raises(FeatureTableError, match=r"pip install 'undertone\[egemaps\]'"):
+        load_table_features("egemaps")
+    with pytest.raises(ZooError, match=r"pip install 'undertone\[egemaps\]'"):
+        build_vector_features(feature_section("compare-2016"))

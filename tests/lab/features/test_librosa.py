@@ -5,13 +5,14 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import soxr
 
 torch = pytest.importorskip("torch")
 librosa = pytest.importorskip("librosa")
 
 from undertone.audio import load_waveform
 from undertone.lab.corpora import load
-from undertone.lab.features import delta, mel_filters
+from undertone.lab.features import MFCC, Mel, delta, mel_filters
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("one_thread")]
 
@@ -58,6 +59,41 @@ def test_agrees_with_librosa_on_real_clips(corpus, geometry, corpora_root, build
         waveform = load_waveform(utterances[index].path)
         for name, module in modules.items():
             assert_agrees(module, waveform, reference(waveform, name, geometry))
+
+
+PUBLISHED = [  # sample rate, n_mfcc, derivative alone: all that the recipes of published systems have
+    (22_050, 50, 2), (22_050, 20, 3), (22_050, 40, 0), (22_050, 13, 0), (16_000, 40, 0), (44_100, 128, 0),
+]  # fmt: skip
+
+
+def published_features(waveform, sample_rate, n_mfcc, order):
+    """Mel and MFCC of librosa in double precision, as the published systems call it (zeros at the ends)."""
+    mel = librosa.feature.melspectrogram(y=waveform.astype(np.float64), sr=sample_rate, pad_mode="constant")
+    mfcc = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=80.0), n_mfcc=n_mfcc)
+    return mel, librosa.feature.delta(mfcc, order=order) if order else mfcc
+
+
+def assert_published(waveform, sample_rate, n_mfcc, order):
+    frames = {"n_fft": 2048, "win_length": 2048, "hop_length": 512, "sample_rate": sample_rate}
+    mel, mfcc = published_features(waveform, sample_rate, n_mfcc, order)
+    assert_agrees(Mel(128, **frames), waveform, mel)
+    assert_agrees(MFCC(n_mfcc, 128, **frames, n_deltas=order, only_delta=order > 0), waveform, mfcc)
+
+
+@pytest.mark.parametrize(("sample_rate", "n_mfcc", "order"), PUBLISHED)
+def test_agrees_with_librosa_as_published_systems_call_it(sample_rate, n_mfcc, order, make_speech):
+    assert_published(make_speech(3, 1.2, sample_rate=sample_rate), sample_rate, n_mfcc, order)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("corpus", ["ravdess", "crema-d", "tess", "savee"])
+def test_agrees_with_librosa_as_published_systems_call_it_on_real_clips(corpus, corpora_root):
+    utterances = load(corpora_root, [corpus])
+    for index in np.random.default_rng(1).choice(len(utterances), 3, replace=False):
+        waveform = load_waveform(utterances[index].path)
+        for sample_rate, n_mfcc, order in PUBLISHED:
+            resampled = soxr.resample(waveform, 16_000, sample_rate).astype(np.float32)
+            assert_published(resampled, sample_rate, n_mfcc, order)
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,13 @@ def _search_zoo(
     export: Path | None,
     as_json: bool,
 ) -> None:
+    from undertone.lab.export import check_exportable
     from undertone.lab.search import ZooConfig, export_winner, search_zoo
+    from undertone.lab.zoo import build_vector_features, feature_section
 
     config = ZooConfig(**values, families=tuple(families.split(",")) if families else ())
+    if export is not None:  # before hours of searching
+        check_exportable(build_vector_features(feature_section(config.features)))
     folder = out or RUNS / protocol / f"zoo-{Path(config.features).stem}-{config.method}-seed{config.seed}"
 
     def on_family(fold: int, done: int, total: int, family: str, inner_uar: float) -> None:

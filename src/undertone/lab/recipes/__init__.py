@@ -327,7 +327,7 @@ def _check_copies(copies: list[dict[str, Any]]) -> None:
     names = [copy.get("name") for copy in copies]
     if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
         raise RecipeError(f"each of [[copies]] needs a name of its own, got {names}")
-    if odd := [name for name in names if set(name) & set("/\\#\0")]:
+    if odd := [name for name in names if set(str(name)) & set("/\\#\0")]:
         raise RecipeError(f"a name of [[copies]] is part of a file's name: no slash, '#' or zero, got {odd[0]!r}")
     for copy in copies:
         if unknown := sorted(set(copy) - {"name", "steps"}):
