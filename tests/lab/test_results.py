@@ -127,7 +127,7 @@ def test_pages_say_what_the_rows_say(measured, monkeypatch, tmp_path):
     (folder / "tiny--pooled-speaker.json").write_text(json.dumps(unseen | {"recipe_hash": "of fewer epochs"}))
     write_pages(folder, tmp_path / "results.md")
     page = (tmp_path / "results.md").read_text()
-    assert "Not measured yet: `ours` under `pooled-speaker`." in page
+    assert "Not measured yet: under `pooled-speaker` `ours`." in page
     assert "1 of these runs on new speakers had fewer epochs" in page
     detail = (folder / "tiny.md").read_text()
     assert "undertone lab evaluate ravdess-speaker tiny" in detail

@@ -230,8 +230,8 @@ def _missing(by_recipe: Mapping[str, Mapping[str, Any]]) -> list[str]:
     missing: dict[str, list[str]] = {}
     for job in plan_jobs():
         if job.protocol not in by_recipe.get(job.recipe.name, {}):
-            missing.setdefault(job.recipe.name, []).append(f"`{job.protocol}`")
-    told = [f"`{name}` under {' and '.join(protocols)}" for name, protocols in missing.items()]
+            missing.setdefault(job.protocol, []).append(f"`{job.recipe.name}`")
+    told = [f"under `{protocol}` {', '.join(names)}" for protocol, names in missing.items()]
     return [f"Not measured yet: {'; '.join(told)}."] if told else []
 
 
