@@ -25,6 +25,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        with temporary.open("rb+") as file:  # on the disk before it has the name: power may fail, too
+            os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # made for this user alone
         temporary.replace(target)
     except BaseException:

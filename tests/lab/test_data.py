@@ -145,6 +145,15 @@ def test_an_interrupted_decode_is_not_taken_for_a_whole_one(clips, cache, decode
     assert len(decoded) == 4
 
 
+def test_a_decode_that_breaks_off_leaves_nothing_behind(clips, cache):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_utterances(clips, cache, progress=stop)
+    assert not list(cache.iterdir())
+
+
 def test_progress_ends_at_all_clips(clips, cache):
     steps = []
     decode_utterances(clips, cache, progress=lambda *step: steps.append(step))

@@ -205,17 +205,21 @@ def _store(
     index, start = [], 0
     temporary = stored.with_name(f".{stored.name}.{os.getpid()}")
     bare = temporary.with_name(f"{temporary.name}.raw")
-    with ThreadPoolExecutor(n_threads) as pool, bare.open("wb") as raw:
-        for n_done, (label, (clip, error)) in enumerate(
-            zip(labels, pool.map(make, range(len(labels))), strict=True), 1
-        ):
-            end = start + len(clip)
-            digest = "" if error else hashlib.sha256(clip.tobytes()).hexdigest()
-            index.append({"path": label, "start": start, "end": end, "sha256": digest, "error": error})
-            raw.write(clip.tobytes())
-            start = end
-            if progress is not None:
-                progress(n_done)
+    try:
+        with ThreadPoolExecutor(n_threads) as pool, bare.open("wb") as raw:
+            for n_done, (label, (clip, error)) in enumerate(
+                zip(labels, pool.map(make, range(len(labels))), strict=True), 1
+            ):
+                end = start + len(clip)
+                digest = "" if error else hashlib.sha256(clip.tobytes()).hexdigest()
+                index.append({"path": label, "start": start, "end": end, "sha256": digest, "error": error})
+                raw.write(clip.tobytes())
+                start = end
+                if progress is not None:
+                    progress(n_done)
+    except BaseException:  # what is half decoded may be as large as a corpus
+        bare.unlink(missing_ok=True)
+        raise
     _add_header(bare, start, temporary)
     temporary.replace(_beside(stored, ".npy"))
     temporary.write_text(json.dumps({"clips": index}))

@@ -495,7 +495,9 @@ def _run_fold_alone(
                  on_epoch=lambda *values: sender.send((fold, *values)), **arguments)  # fmt: skip
     except BrokenPipeError:
         pass  # nobody is there any more to report to: whoever starts the command again trains this fold
-    except (ValueError, OSError) as error:  # what says what to do; a mistake of ours is shown from here
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not type(error).__module__.startswith("undertone."):
+            raise  # a mistake of ours is shown from here; the others say what to do
         sender.send(error)
 
 
