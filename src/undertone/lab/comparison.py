@@ -60,13 +60,15 @@ def compare_runs(run_dirs: Sequence[Path]) -> dict[str, Any]:
         for corpus in dict.fromkeys(corpora)
     }
     rows = [row for row, clip in enumerate(clips) if clip["emotion"] in allowed[clip["corpus"]]]
+    if not rows:
+        raise ComparisonError("these runs know no emotion in common that one of their shared clips has")
     target = np.array([EMOTIONS.index(clips[row]["emotion"]) for row in rows])
     predicted = [
         np.array([EMOTIONS.index(_answer(own[shared[row]][1], allowed[corpora[row]])) for row in rows])
         for own in answers
     ]
     speakers, of = [clips[row]["speaker"] for row in rows], np.array([corpora[row] for row in rows])
-    parts = {corpus: of == corpus for corpus in allowed}
+    parts = {corpus: of == corpus for corpus in allowed if corpus in of}
     if len(parts) > 1:
         parts = {ALL: np.ones(len(rows), dtype=bool), **parts}
     return {

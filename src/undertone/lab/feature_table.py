@@ -67,7 +67,7 @@ class TableSummary:
 
 
 def feature_sets() -> dict[str, dict[str, Any]]:
-    """Named sets of features, each a recipe's ``[features]``: those of the classic estimators, and ``all``, ours."""
+    """Named sets of features, each a recipe's ``[features]``: those of the classic estimators, and ``all``."""
     from undertone.lab.zoo import FEATURE_SETS
 
     return {**FEATURE_SETS, "all": ALL}

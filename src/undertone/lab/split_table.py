@@ -15,7 +15,7 @@ from undertone.lab.data import decode_utterances
 from undertone.lab.evaluation import Audit, audit_parts, group_recordings
 
 PARTS = {name: name for name in ("train", "dev", "test")} | dict.fromkeys(("val", "valid", "validation"), "dev")
-REQUIRED, OPTIONAL = ("path", "speaker", "split"), ("label", "source", "sentence")
+REQUIRED, OPTIONAL = ("path", "speaker", "split"), ("source", "sentence")
 
 
 class SplitTableError(ValueError):

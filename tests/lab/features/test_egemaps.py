@@ -126,5 +126,10 @@ def test_missing_library_says_what_to_install(monkeypatch, make_tone):
 
     with pytest.raises(FeatureTableError, match=r"pip install 'undertone\[egemaps\]'"):
         load_table_features("egemaps")
+    from undertone.lab.recipes import RecipeError, load_recipe, parse_recipe
+
+    values = load_recipe("x4nth055-mlp").to_json() | {"features": {"kind": "opensmile"}}
+    with pytest.raises(RecipeError, match=r"pip install 'undertone\[egemaps\]'"):
+        parse_recipe(values)
     with pytest.raises(ZooError, match=r"pip install 'undertone\[egemaps\]'"):
         build_vector_features(feature_section("compare-2016"))

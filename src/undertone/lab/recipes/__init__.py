@@ -255,7 +255,7 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     recipe = _build(Recipe, values, "the recipe")
     try:
         build_features(recipe.features, sample_rate=recipe.input.sample_rate)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise RecipeError(f"[features]: {error}") from error
     _check_network(recipe.network)
     _check_copies(recipe.copies)
